@@ -1,0 +1,139 @@
+//! The kernel state that Podwire owns on a node, as a value: what is observed, what is desired, and
+//! the changes from one to the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// The route protocol number of every route that is ours; no other route is ever changed or
+/// removed.
+pub const ROUTE_PROTOCOL: u8 = 119;
+
+/// Metric of the routes that carry traffic.
+pub const METRIC: u32 = 1024;
+
+/// Metric of the `unreachable` guard routes: worse than any route that carries traffic.
+pub const METRIC_UNREACHABLE: u32 = 4_000_000;
+
+/// How the underlay reaches an address, as the kernel answers for it (`ip route get`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Name of the link by which packets leave.
+    pub link: String,
+    /// Index of that link.
+    pub link_index: u32,
+    /// Whether the address is a neighbour, with no router in between.
+    pub on_link: bool,
+    /// Path MTU in bytes: the link's, or less where the kernel has learnt so.
+    pub mtu: u32,
+}
+
+/// The observed underlay: the path to each node address that the mesh names. An address to which
+/// the kernel has no route is absent.
+pub type Underlay = BTreeMap<IpAddr, Path>;
+
+/// The part of the kernel's state that is ours: observed and desired have the same shape.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// The TUN device.
+    pub device: Option<Device>,
+    /// Addresses on the device (`/32` and `/128`; link-local ones that the kernel adds are left
+    /// out).
+    pub addresses: BTreeSet<IpNet>,
+    /// Routes of protocol 119, by what the kernel tells them apart by.
+    pub routes: BTreeMap<RouteKey, RouteAction>,
+    /// The table `inet podwire`.
+    pub guard: Guard,
+}
+
+/// The settings of the TUN device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Packets that the device queues while its readers are busy.
+    pub transmit_queue_length: u32,
+    /// Whether the settings that never differ are in place: loose reverse path filter, forwarding,
+    /// no link-local address.
+    pub fixed_settings: bool,
+}
+
+/// What the kernel tells two routes of one table apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteKey {
+    /// Destination prefix.
+    pub destination: IpNet,
+    /// Metric (priority); lower wins.
+    pub metric: u32,
+}
+
+/// What a route does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteAction {
+    /// Into the device, for an encrypted peer.
+    Device {
+        /// Source address that the node itself uses.
+        source: IpAddr,
+        /// Inner MTU in bytes: path MTU less WireGuard's overhead.
+        mtu: u32,
+    },
+    /// Straight to a host-network peer on the same link.
+    Via {
+        /// The peer's node address.
+        gateway: IpAddr,
+        /// Index of the underlay link.
+        link_index: u32,
+    },
+    /// Guard: ICMP unreachable.
+    Unreachable,
+}
+
+/// The guard table as observed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Guard {
+    /// No table of ours.
+    #[default]
+    Missing,
+    /// A table of ours with contents that nobody vouches for: somebody changed it, or a predecessor
+    /// left it.
+    Altered,
+    /// Exactly this table.
+    Installed(GuardTable),
+}
+
+/// The contents of the nftables table `inet podwire` (DESIGN.md section 7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardTable {
+    /// Name of the TUN device, by which pod traffic may cross nodes.
+    pub device: String,
+    /// The cluster's pod CIDRs: no packet to or from them crosses nodes outside the device.
+    pub cluster_cidrs: BTreeSet<IpNet>,
+    /// Own pod CIDRs: the local pods.
+    pub own_cidrs: BTreeSet<IpNet>,
+    /// Pod CIDRs of declared host-network peers, which may pass in plaintext.
+    pub host_network_cidrs: BTreeSet<IpNet>,
+    /// Names of the links that carry the underlay: a packet for an own pod never leaves by one.
+    pub underlay_links: BTreeSet<String>,
+}
+
+/// One step from the observed to the desired state. Applied in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Replace the whole table in one transaction.
+    InstallGuard(GuardTable),
+    /// Create the TUN device (persistent), or attach to the one that exists.
+    CreateDevice,
+    /// Set MTU, queue length and state of the device.
+    SetDevice(Device),
+    /// Add an address to the device.
+    AddAddress(IpNet),
+    /// Remove an address of the device.
+    RemoveAddress(IpNet),
+    /// Add a route, or replace the one of ours that has its key.
+    SetRoute(RouteKey, RouteAction),
+    /// Remove a route of ours.
+    RemoveRoute(RouteKey, RouteAction),
+}

@@ -1,0 +1,23 @@
+//! The pure core of Podwire: keys, node record, desired mesh, plan, allowed IPs and MTU.
+//!
+//! Nothing here reads a clock, a file, a socket or the order of a hash map: every decision is a
+//! function of its arguments.
+//!
+//! ```text
+//! Node (annotations) --annotations::parse--> Record --claim--> desired_mesh --> DesiredMesh
+//! DesiredMesh + Underlay --desired_kernel--> desired Kernel
+//! plan(observed Kernel, desired Kernel) --> [Change]
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod allowed_ips;
+pub mod annotations;
+pub mod claim;
+pub mod desired_kernel;
+pub mod kernel;
+pub mod key;
+pub mod mesh;
+pub mod mtu;
+pub mod node;
+pub mod plan;
+pub mod record;
