@@ -1,0 +1,233 @@
+//! Inner IP packets, as far as cryptokey routing and ICMP need to understand them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use podwire_core::mtu::Family;
+
+/// Bytes of an IPv4 header without options (RFC 791 §3.1).
+pub(crate) const IPV4_HEADER: usize = 20;
+/// Bytes of an IPv6 header (RFC 8200 §3).
+pub(crate) const IPV6_HEADER: usize = 40;
+
+/// Protocol numbers (IANA).
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// IPv6 extension headers that are followed at most; real packets have one or two.
+const EXTENSION_HEADERS_MAX: usize = 8;
+
+/// What the header of an inner packet says. Its lengths are consistent with each other and with the
+/// bytes that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IpPacket {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    /// Bytes by the header; what lies behind is padding.
+    pub(crate) length: usize,
+}
+
+impl IpPacket {
+    /// Reads the header of an IP packet; none when it is not one.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        match bytes.first()? >> 4 {
+            4 => Self::parse_ipv4(bytes),
+            6 => Self::parse_ipv6(bytes),
+            _ => None,
+        }
+    }
+
+    fn parse_ipv4(bytes: &[u8]) -> Option<Self> {
+        let header = bytes.first_chunk::<IPV4_HEADER>()?;
+        let header_length = usize::from(header[0] & 0xf) * 4;
+        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        if header_length < IPV4_HEADER || length < header_length || length > bytes.len() {
+            return None;
+        }
+        let address = |at: usize| -> Option<IpAddr> {
+            Some(Ipv4Addr::from(*header.get(at..)?.first_chunk::<4>()?).into())
+        };
+        Some(Self {
+            source: address(12)?,
+            destination: address(16)?,
+            length,
+        })
+    }
+
+    fn parse_ipv6(bytes: &[u8]) -> Option<Self> {
+        let header = bytes.first_chunk::<IPV6_HEADER>()?;
+        let length = IPV6_HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        if length > bytes.len() {
+            return None;
+        }
+        let address = |at: usize| -> Option<IpAddr> {
+            Some(Ipv6Addr::from(*header.get(at..)?.first_chunk::<16>()?).into())
+        };
+        Some(Self {
+            source: address(8)?,
+            destination: address(24)?,
+            length,
+        })
+    }
+
+    pub(crate) fn family(&self) -> Family {
+        self.source.into()
+    }
+
+    /// Whether an ICMP error may be sent about this packet, whose bytes are `bytes`.
+    ///
+    //= RFC 1122 §3.2.2
+    //= RFC 4443 §2.4
+    /// Not about ICMP errors, nor about what has no single sender or receiver, nor about fragments
+    /// other than the first.
+    pub(crate) fn may_be_answered(&self, bytes: &[u8]) -> bool {
+        let is_single = |address: IpAddr| !address.is_multicast() && !address.is_unspecified();
+        let is_broadcast = self.destination == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if !is_single(self.source)
+            || !is_single(self.destination)
+            || self.source.is_loopback()
+            || is_broadcast
+        {
+            return false;
+        }
+        match self.family() {
+            Family::Ipv4 => ipv4_may_be_answered(bytes),
+            Family::Ipv6 => ipv6_may_be_answered(bytes),
+        }
+    }
+}
+
+/// Whether an IPv4 packet may not be fragmented on its way.
+pub(crate) fn has_dont_fragment(packet: &[u8]) -> bool {
+    packet.get(6).is_some_and(|flags| flags & 0x40 != 0)
+}
+
+fn ipv4_may_be_answered(bytes: &[u8]) -> bool {
+    let Some(header) = bytes.first_chunk::<IPV4_HEADER>() else {
+        return false;
+    };
+    let offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+    if offset != 0 {
+        return false;
+    }
+    if header[9] != ICMP {
+        return true;
+    }
+    // Destination unreachable, source quench, redirect, time exceeded, parameter problem.
+    let kind = bytes.get(usize::from(header[0] & 0xf) * 4);
+    kind.is_some_and(|kind| !matches!(kind, 3 | 4 | 5 | 11 | 12))
+}
+
+fn ipv6_may_be_answered(bytes: &[u8]) -> bool {
+    /// Redirect (RFC 4861), the one error-like message above 127.
+    const REDIRECT: u8 = 137;
+    let Some(mut next) = bytes.get(6).copied() else {
+        return false;
+    };
+    let mut at = IPV6_HEADER;
+    for _ in 0..EXTENSION_HEADERS_MAX {
+        let extension = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>());
+        let length = match (next, extension) {
+            (ICMPV6, Some(message)) => return message[0] >= 128 && message[0] != REDIRECT,
+            (FRAGMENT, Some(header)) => {
+                if u16::from_be_bytes([header[2], header[3]]) >> 3 != 0 {
+                    return false;
+                }
+                8
+            }
+            (HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS, Some(header)) => {
+                (usize::from(header[1]) + 1) * 8
+            }
+            (AUTHENTICATION, Some(header)) => (usize::from(header[1]) + 2) * 4,
+            (
+                ICMPV6 | FRAGMENT | HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION,
+                None,
+            ) => {
+                return false;
+            }
+            _ => return true,
+        };
+        next = bytes[at];
+        at += length;
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::icmp::tests::{ipv4, ipv6};
+
+    #[test]
+    fn lengths_that_contradict_each_other_are_no_packet() {
+        let good = ipv4(17, 100);
+        assert_eq!(IpPacket::parse(&good).map(|p| p.length), Some(120));
+        let cut = IpPacket::parse(&good[..119]);
+        assert_eq!(cut, None);
+        let mut short_header = good.clone();
+        short_header[0] = 0x44;
+        assert_eq!(IpPacket::parse(&short_header), None);
+        let mut long_header = ipv4(17, 4);
+        long_header[0] = 0x47;
+        assert_eq!(
+            IpPacket::parse(&long_header),
+            None,
+            "header beyond the packet"
+        );
+        let mut other_version = good;
+        other_version[0] = 0x55;
+        assert_eq!(IpPacket::parse(&other_version), None);
+        assert_eq!(IpPacket::parse(&[]), None);
+        assert_eq!(IpPacket::parse(&[0x45; 19]), None);
+        assert_eq!(IpPacket::parse(&ipv6(17, 100)[..139]), None);
+        assert_eq!(IpPacket::parse(&[0x60; 39]), None);
+    }
+
+    #[test]
+    fn padding_behind_the_packet_is_not_part_of_it() {
+        let padded = [ipv6(17, 5), vec![0; 11]].concat();
+        let packet = IpPacket::parse(&padded).expect("a packet");
+        assert_eq!(packet.length, 45);
+        assert_eq!(packet.destination.to_string(), "fd00:10:244:2::2");
+    }
+
+    #[test]
+    fn errors_and_later_fragments_are_not_answered() {
+        let answered = |bytes: &[u8]| {
+            IpPacket::parse(bytes)
+                .expect("a packet")
+                .may_be_answered(bytes)
+        };
+        assert!(answered(&ipv4(17, 20)));
+        assert!(answered(&ipv6(17, 20)));
+        let mut echo = ipv4(1, 20);
+        echo[20] = 8;
+        assert!(answered(&echo));
+        echo[20] = 3;
+        assert!(!answered(&echo));
+        let mut fragment = ipv4(17, 20);
+        fragment[7] = 1;
+        assert!(!answered(&fragment));
+        fragment[6..8].copy_from_slice(&[0x20, 0]);
+        assert!(answered(&fragment), "the first fragment");
+        let mut echo = ipv6(58, 20);
+        echo[40] = 128;
+        assert!(answered(&echo));
+        echo[40] = 2;
+        assert!(!answered(&echo));
+        let mut behind_options = ipv6(60, 20);
+        behind_options[40..42].copy_from_slice(&[58, 0]);
+        behind_options[48] = 1;
+        assert!(!answered(&behind_options));
+        let mut fragment = ipv6(44, 20);
+        fragment[40..44].copy_from_slice(&[17, 0, 0, 8]);
+        assert!(!answered(&fragment));
+        let mut multicast = ipv4(17, 20);
+        multicast[16] = 224;
+        assert!(!answered(&multicast));
+    }
+}

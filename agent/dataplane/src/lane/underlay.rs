@@ -1,0 +1,217 @@
+//! From the underlay: find the session, decrypt, check the source.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::batch::{OverlayBatch, UnderlayBatch};
+use crate::device::Device;
+use crate::drop_reason::DropReason;
+use crate::ip_packet::IpPacket;
+use crate::message::Message;
+use crate::noise::{CookieCheck, HANDSHAKE_ROOM, Received};
+use crate::peer::Peer;
+use crate::peer_table::PeerTable;
+use crate::receiver_index::{Owner, Unroutable};
+use crate::session_set::{Context, OutputFull, SessionSet};
+
+/// A segment is consumed; perhaps it was dropped.
+type Handled = Result<Result<(), DropReason>, OutputFull>;
+
+/// One batch of datagrams on its way.
+pub(super) struct Underlay<'a> {
+    pub(super) device: &'a Device,
+    pub(super) table: &'a PeerTable,
+    pub(super) now: Instant,
+    pub(super) send: &'a mut UnderlayBatch,
+    pub(super) deliver: &'a mut OverlayBatch,
+}
+
+impl<'a> Underlay<'a> {
+    pub(super) fn handle(&mut self, datagrams: &mut UnderlayBatch) -> Result<(), OutputFull> {
+        while let Some((datagram, bytes)) = datagrams.segment() {
+            let (lane, source) = (datagram.lane, datagram.endpoint);
+            assert!(lane < self.device.lanes.len(), "a datagram of lane {lane}");
+            let dropped = match Message::parse(bytes) {
+                None => Err(DropReason::MalformedMessage),
+                Some(Message::Initiation) => {
+                    if !self.send.has_room(HANDSHAKE_ROOM) {
+                        return Err(OutputFull);
+                    }
+                    self.answer_initiation(lane, source, bytes)
+                }
+                Some(
+                    Message::Response { receiver }
+                    | Message::CookieReply { receiver }
+                    | Message::Data { receiver },
+                ) => match self.find(receiver, lane) {
+                    Err(reason) => Err(reason),
+                    Ok((owner, peer)) => {
+                        // Consumes what it handles.
+                        self.handle_run(owner, peer, datagrams)?;
+                        continue;
+                    }
+                },
+            };
+            if let Err(reason) = dropped {
+                self.device.lanes[lane].counters.drop(reason);
+            }
+            datagrams.consume_segment();
+        }
+        Ok(())
+    }
+
+    /// Answers an initiation, after checks in the order of their cost: mac1, the budget or a
+    /// cookie, one Diffie-Hellman, the peer.
+    fn answer_initiation(
+        &mut self,
+        lane: usize,
+        source: SocketAddr,
+        initiation: &[u8],
+    ) -> Result<(), DropReason> {
+        let own = &self.device.lanes[lane];
+        if !own.key.verify_mac1(initiation) {
+            return Err(DropReason::BadMac);
+        }
+        own.counters.initiations_received();
+        if !self.device.limiter.take(self.now) {
+            match own
+                .key
+                .check_cookie(source.ip(), initiation, self.send.room())?
+            {
+                CookieCheck::Valid => {}
+                CookieCheck::Reply(length) => {
+                    self.send.commit_front(lane, source, length);
+                    own.counters.cookie_replies_sent();
+                    return Err(DropReason::HandshakeLimited);
+                }
+            }
+        }
+        let key = own.key.initiator(initiation)?;
+        if key == *own.key.public_key() {
+            return Err(DropReason::OwnKey);
+        }
+        let peer = self
+            .table
+            .by_key(&key, lane)
+            .ok_or(DropReason::UnknownPeer)?;
+        let context = self.device.context(lane, peer, self.now);
+        let mut cell = peer.state.lanes[lane].lock();
+        let set = self
+            .device
+            .open(&mut cell, &context)
+            .ok_or(DropReason::UnknownPeer)?;
+        let accepted = set.accept_initiation(&context, initiation, source, self.send);
+        set.traffic.drops += u64::from(accepted.is_err());
+        accepted
+    }
+
+    /// Whose session a receiver index names.
+    fn find(&self, receiver: u32, lane: usize) -> Result<(Owner, &'a Peer), DropReason> {
+        let owner = self
+            .device
+            .indices
+            .owner(receiver)
+            .map_err(|unroutable| match unroutable {
+                Unroutable::ForeignGeneration => DropReason::ForeignGeneration,
+                Unroutable::Unknown => DropReason::UnknownIndex,
+            })?;
+        let peer = self.table.by_ordinal(owner.peer);
+        peer.filter(|peer| owner.lane == lane && lane < peer.lanes)
+            .map(|peer| (owner, &**peer))
+            .ok_or(DropReason::UnknownIndex)
+    }
+
+    /// Handles the next segment, which is for a session of `owner`, and those behind it that are
+    /// too, under one lock.
+    fn handle_run(
+        &mut self,
+        owner: Owner,
+        peer: &Peer,
+        datagrams: &mut UnderlayBatch,
+    ) -> Result<(), OutputFull> {
+        let device = self.device;
+        let context = device.context(owner.lane, peer, self.now);
+        let mut cell = peer.state.lanes[owner.lane].lock();
+        let Some(set) = device.open(&mut cell, &context) else {
+            // Removed since the table was read.
+            context.counters.drop(DropReason::UnknownIndex);
+            datagrams.consume_segment();
+            return Ok(());
+        };
+        while let Some((datagram, bytes)) = datagrams.segment() {
+            let source = datagram.endpoint;
+            let is_of_run = |receiver: u32| {
+                datagram.lane == owner.lane && device.indices.owner(receiver) == Ok(owner)
+            };
+            let handled = match Message::parse(bytes) {
+                Some(Message::Data { receiver }) if is_of_run(receiver) => {
+                    self.handle_data(set, &context, bytes, receiver, source)?
+                }
+                Some(Message::Response { receiver }) if is_of_run(receiver) => {
+                    self.handle_response(set, &context, bytes, receiver, source)?
+                }
+                Some(Message::CookieReply { receiver }) if is_of_run(receiver) => {
+                    set.receive_cookie_reply(&context, bytes, receiver)
+                }
+                Some(_) | None => return Ok(()),
+            };
+            datagrams.consume_segment();
+            if let Err(reason) = handled {
+                set.traffic.drops += 1;
+                context.counters.drop(reason);
+            }
+            // Only here, after a response or data: flushed after an initiation, as boringtun's own
+            // rule has it, what waits would start another handshake.
+            set.flush(&context, self.send)?;
+        }
+        Ok(())
+    }
+
+    fn handle_response(
+        &mut self,
+        set: &mut SessionSet,
+        context: &Context<'_>,
+        response: &[u8],
+        receiver: u32,
+        source: SocketAddr,
+    ) -> Handled {
+        if !self.send.has_room(HANDSHAKE_ROOM) {
+            return Err(OutputFull);
+        }
+        if !context.key.verify_mac1(response) {
+            return Ok(Err(DropReason::BadMac));
+        }
+        Ok(set.receive_response(context, response, receiver, source, self.send))
+    }
+
+    fn handle_data(
+        &mut self,
+        set: &mut SessionSet,
+        context: &Context<'_>,
+        message: &[u8],
+        receiver: u32,
+        source: SocketAddr,
+    ) -> Handled {
+        if !self.deliver.has_room(message.len()) {
+            return Err(OutputFull);
+        }
+        match set.receive(context, message, receiver, source, self.deliver.room()) {
+            Err(reason) => Ok(Err(reason)),
+            Ok(Received::Keepalive) => Ok(Ok(())),
+            Ok(Received::Malformed) => Ok(Err(DropReason::MalformedInner)),
+            Ok(Received::Packet(length)) => {
+                let Some(packet) = IpPacket::parse(&self.deliver.room()[..length]) else {
+                    return Ok(Err(DropReason::MalformedInner));
+                };
+                // Cryptokey routing: the most specific owner of the source is this peer.
+                if self.table.owner(packet.source) != Some(context.peer.state.ordinal) {
+                    return Ok(Err(DropReason::SourceNotAllowed));
+                }
+                self.deliver.commit_front(packet.length);
+                set.traffic.received_packets += 1;
+                set.traffic.received_bytes += packet.length as u64;
+                Ok(Ok(()))
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! All peers: an immutable snapshot behind one pointer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use podwire_core::allowed_ips::AllowedIps;
+use podwire_core::key::PublicKey;
+use podwire_core::node::NodeName;
+
+use crate::peer::{Peer, PeerConfig, PeerState};
+use crate::status::PeerChanges;
+
+/// The peers by everything that a packet names them by.
+#[derive(Debug, Default)]
+pub(crate) struct PeerTable {
+    by_name: BTreeMap<NodeName, Arc<Peer>>,
+    by_ordinal: Vec<Option<Arc<Peer>>>,
+    /// Ordinal and lane of each key.
+    by_key: HashMap<PublicKey, (u32, usize)>,
+    allowed_ips: AllowedIps<u32>,
+    version: u64,
+}
+
+/// What became of each peer that the new table does not have as it was.
+#[derive(Debug, Default)]
+pub(crate) struct Replaced {
+    pub(crate) changes: PeerChanges,
+    /// Peers with another configuration: before and after.
+    pub(crate) changed: Vec<(Arc<Peer>, Arc<Peer>)>,
+    /// Peers that are gone.
+    pub(crate) removed: Vec<Arc<Peer>>,
+}
+
+impl PeerTable {
+    /// The table for `configs`. Peers whose configuration is the same are the same; one with
+    /// another uid is gone, and another of its name is new.
+    pub(crate) fn next(
+        &self,
+        configs: &BTreeMap<NodeName, PeerConfig>,
+        own_lanes: usize,
+    ) -> (Self, Replaced) {
+        let version = self.version + 1;
+        let mut table = Self {
+            version,
+            ..Self::default()
+        };
+        let mut replaced = Replaced::default();
+        table.by_ordinal.resize(self.by_ordinal.len(), None);
+        let mut added = Vec::new();
+        for (name, config) in configs {
+            match self.by_name.get(name) {
+                Some(peer) if peer.config == *config => table.insert(Arc::clone(peer)),
+                Some(before) if before.config.uid == config.uid => {
+                    let state = Arc::clone(&before.state);
+                    let after = Peer::new(name.clone(), config.clone(), version, state);
+                    let after = Arc::new(after);
+                    table.insert(Arc::clone(&after));
+                    replaced.changed.push((Arc::clone(before), after));
+                }
+                Some(_) | None => added.push((name, config)),
+            }
+        }
+        let gone = self.by_name.iter().filter(|(name, peer)| {
+            let config = configs.get(*name);
+            config.is_none_or(|config| config.uid != peer.config.uid)
+        });
+        replaced
+            .removed
+            .extend(gone.map(|(_, peer)| Arc::clone(peer)));
+        replaced.changes = PeerChanges {
+            added: added.len(),
+            changed: replaced.changed.len(),
+            removed: replaced.removed.len(),
+        };
+        for (name, config) in added {
+            let state = Arc::new(PeerState::new(table.free_ordinal(), own_lanes));
+            table.insert(Arc::new(Peer::new(
+                name.clone(),
+                config.clone(),
+                version,
+                state,
+            )));
+        }
+        (table, replaced)
+    }
+
+    fn free_ordinal(&mut self) -> u32 {
+        let free = self.by_ordinal.iter().position(Option::is_none);
+        let ordinal = free.unwrap_or_else(|| {
+            self.by_ordinal.push(None);
+            self.by_ordinal.len() - 1
+        });
+        u32::try_from(ordinal).expect("a mesh has fewer than 2^32 nodes")
+    }
+
+    fn insert(&mut self, peer: Arc<Peer>) {
+        let ordinal = peer.state.ordinal;
+        for (lane, key) in peer
+            .config
+            .pair
+            .lanes
+            .iter()
+            .map(|lane| lane.key)
+            .enumerate()
+        {
+            self.by_key.entry(key).or_insert((ordinal, lane));
+        }
+        for prefix in &peer.config.allowed_ips {
+            self.allowed_ips.insert(*prefix, ordinal);
+        }
+        self.by_name.insert(peer.name.clone(), Arc::clone(&peer));
+        self.by_ordinal[ordinal as usize] = Some(peer);
+    }
+
+    /// Every peer, by name.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.by_name.values()
+    }
+
+    pub(crate) fn by_name(&self, name: &NodeName) -> Option<&Arc<Peer>> {
+        self.by_name.get(name)
+    }
+
+    pub(crate) fn by_ordinal(&self, ordinal: u32) -> Option<&Arc<Peer>> {
+        self.by_ordinal.get(ordinal as usize)?.as_ref()
+    }
+
+    /// The peer that this state belongs to, if it is still there.
+    pub(crate) fn by_state(&self, state: &Arc<PeerState>) -> Option<&Arc<Peer>> {
+        self.by_ordinal(state.ordinal)
+            .filter(|peer| Arc::ptr_eq(&peer.state, state))
+    }
+
+    /// The peer that has this key on its lane `lane`, if both nodes have that lane.
+    pub(crate) fn by_key(&self, key: &PublicKey, lane: usize) -> Option<&Arc<Peer>> {
+        let (ordinal, of_lane) = *self.by_key.get(key)?;
+        self.by_ordinal(ordinal)
+            .filter(|peer| of_lane == lane && lane < peer.lanes)
+    }
+
+    /// The peer that owns an inner address (cryptokey routing).
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<u32> {
+        self.allowed_ips.longest_match(address).copied()
+    }
+
+    /// The peers whose record names this address for an endpoint.
+    pub(crate) fn by_endpoint(&self, endpoint: SocketAddr) -> impl Iterator<Item = &Arc<Peer>> {
+        let is_named = move |peer: &&Arc<Peer>| {
+            peer.config
+                .pair
+                .endpoints
+                .iter()
+                .any(|named| named.ip() == endpoint.ip())
+        };
+        self.peers().filter(is_named)
+    }
+}

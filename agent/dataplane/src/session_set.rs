@@ -1,0 +1,347 @@
+//! The session set of one lane of one peer: receive on any member, send on the newest confirmed.
+//!
+//! A changed key of the peer or another epoch of it is one more member. Members that were replaced
+//! receive for [`REPLACED_LIFETIME`] more, so that nothing that is on its way is lost, and send as
+//! long as none that is newer is confirmed: make before break.
+//!
+//! A member that is dropped takes with it the highest stamp that it has seen: the next one accepts
+//! a copy of an old initiation. That costs one handshake and gives its sender nothing, since a
+//! session counts only once it is confirmed. And a new member stamps its initiations by the wall
+//! clock of its own creation: when that has gone back, the peer refuses them until the record tells
+//! a new epoch.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use podwire_core::key::PublicKey;
+
+use crate::batch::UnderlayBatch;
+use crate::counters::LaneCounters;
+use crate::drop_reason::DropReason;
+use crate::endpoint::Endpoint;
+use crate::message::{DATA_OVERHEAD, INITIATION_LENGTH};
+use crate::noise::{HANDSHAKE_ROOM, LaneKey, Received, Tunnel};
+use crate::packet_queue::PacketQueue;
+use crate::peer::Peer;
+use crate::receiver_index::{Owner, ReceiverIndices, Slot};
+use crate::status::Traffic;
+use crate::timers::REJECT_AFTER_TIME;
+
+mod handshake;
+mod tick;
+
+pub(crate) use tick::Activity;
+
+/// Members of a set at most: the one that is sent on, its successor, and two that only receive.
+const MEMBERS_MAX: usize = 4;
+/// Time for which a replaced member still receives: as long as a session lives.
+const REPLACED_LIFETIME: Duration = REJECT_AFTER_TIME;
+/// Unanswered initiations after which a lane above 0 leaves its flows to lane 0.
+const LANE_ATTEMPTS: u32 = 2;
+
+/// There is no room left in an output: flush it and call again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutputFull;
+
+/// What a session set works with.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    /// The lane of both nodes.
+    pub(crate) lane: usize,
+    pub(crate) peer: &'a Peer,
+    pub(crate) key: &'a LaneKey,
+    pub(crate) indices: &'a ReceiverIndices,
+    pub(crate) counters: &'a LaneCounters,
+}
+
+impl Context<'_> {
+    fn identity(&self) -> Option<Identity> {
+        let pair = &self.peer.config.pair;
+        Some(Identity {
+            key: pair.lanes.get(self.lane)?.key,
+            epoch: pair.epoch,
+        })
+    }
+}
+
+/// Whom a member talks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    key: PublicKey,
+    epoch: u64,
+}
+
+/// One `Tunn` with its own slot.
+struct Member {
+    tunnel: Tunnel,
+    /// The peer's key.
+    key: PublicKey,
+    slot: Slot,
+    replaced: Option<Instant>,
+}
+
+impl Member {
+    /// The time at which a replaced member is dropped.
+    fn is_over(&self, now: Instant) -> bool {
+        self.replaced.is_some_and(|at| {
+            now.saturating_duration_since(at) >= REPLACED_LIFETIME || !self.tunnel.has_session(now)
+        })
+    }
+}
+
+/// An initiation that is held back at random.
+struct Pending {
+    due: Instant,
+    slot: Slot,
+    message: Box<[u8; INITIATION_LENGTH]>,
+    attempt: u32,
+}
+
+/// All sessions of one lane of one peer, and what waits for one.
+pub(crate) struct SessionSet {
+    version: u64,
+    identity: Identity,
+    /// Oldest first.
+    members: Vec<Member>,
+    queue: PacketQueue,
+    endpoint: Endpoint,
+    pub(crate) traffic: Traffic,
+    /// On the list of its lane's thread.
+    pub(crate) is_active: bool,
+    is_requested: bool,
+    pending: Option<Pending>,
+    accepted: Option<Instant>,
+    confirmed: Option<Instant>,
+    sent: Option<Instant>,
+    retry_at: Option<Instant>,
+}
+
+impl SessionSet {
+    /// An empty set; none when the peer does not have the lane.
+    pub(crate) fn new(context: &Context<'_>) -> Option<Self> {
+        Some(Self {
+            version: context.peer.version,
+            identity: context.identity()?,
+            members: Vec::new(),
+            queue: PacketQueue::default(),
+            endpoint: Endpoint::default(),
+            traffic: Traffic::default(),
+            is_active: false,
+            is_requested: false,
+            pending: None,
+            accepted: None,
+            confirmed: None,
+            sent: None,
+            retry_at: None,
+        })
+    }
+
+    /// Follows the peer's configuration, unless a newer one was seen.
+    pub(crate) fn follow(&mut self, context: &Context<'_>) {
+        if context.peer.version <= self.version {
+            return;
+        }
+        self.version = context.peer.version;
+        let Some(identity) = context.identity() else {
+            return;
+        };
+        if identity != self.identity {
+            self.identity = identity;
+            self.retry_at = None;
+            self.accepted = None;
+            self.pending = None;
+            for member in &mut self.members {
+                member.replaced.get_or_insert(context.now);
+            }
+        }
+    }
+
+    /// The record names other endpoints than before.
+    pub(crate) fn reset_endpoint(&mut self) {
+        self.endpoint.reset();
+    }
+
+    /// Ends every session: the peer is gone.
+    pub(crate) fn close(&mut self, indices: &ReceiverIndices, now: Instant) {
+        for member in self.members.drain(..) {
+            indices.release(member.slot, now);
+        }
+    }
+
+    /// Asks for a handshake at the next tick.
+    pub(crate) fn request_handshake(&mut self) {
+        self.is_requested = true;
+    }
+
+    /// Where data goes.
+    pub(crate) fn endpoint(&self, context: &Context<'_>) -> Option<SocketAddr> {
+        self.endpoint
+            .current(&context.peer.config.pair, context.lane)
+    }
+
+    /// The member that packets are sent on.
+    pub(crate) fn sender(&self, now: Instant) -> Option<usize> {
+        self.members
+            .iter()
+            .rposition(|member| member.tunnel.is_confirmed(now))
+    }
+
+    /// The peer's key in the session that packets are sent on: an old one of it after a change,
+    /// until the new one has completed a handshake.
+    pub(crate) fn confirmed_key(&self, now: Instant) -> Option<PublicKey> {
+        self.sender(now).map(|index| self.members[index].key)
+    }
+
+    /// Whether this lane carries its own flows: lane 0 always does.
+    pub(crate) fn is_usable(&self, context: &Context<'_>) -> bool {
+        let is_silent = self
+            .target()
+            .and_then(|index| self.members[index].tunnel.flight())
+            .is_some_and(|flight| flight.attempts >= LANE_ATTEMPTS);
+        let is_resting = self.retry_at.is_some_and(|at| context.now < at);
+        context.lane == 0 || (!is_silent && !is_resting && self.sender(context.now).is_some())
+    }
+
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.target()
+            .is_some_and(|index| self.members[index].tunnel.flight().is_some())
+    }
+
+    pub(crate) fn members(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(crate) fn last_handshake(&self) -> Option<Instant> {
+        self.confirmed
+    }
+
+    /// The newest member that is not replaced: handshakes are its business.
+    fn target(&self) -> Option<usize> {
+        self.members
+            .iter()
+            .rposition(|member| member.replaced.is_none())
+    }
+
+    fn member(&self, receiver: u32) -> Option<usize> {
+        let slot = Slot::of(receiver);
+        self.members.iter().position(|member| member.slot == slot)
+    }
+
+    fn remove(&mut self, index: usize, context: &Context<'_>) {
+        let member = self.members.remove(index);
+        context.indices.release(member.slot, context.now);
+    }
+
+    /// Makes a member for the present identity; what it takes the place of only receives from now
+    /// on once it is confirmed.
+    fn add_member(&mut self, context: &Context<'_>) -> Option<usize> {
+        if self.members.len() >= MEMBERS_MAX {
+            let sender = self.sender(context.now);
+            let others = || (0..self.members.len()).filter(|index| Some(*index) != sender);
+            let replaced = others().find(|index| self.members[*index].replaced.is_some());
+            let victim = replaced.or_else(|| others().next())?;
+            self.remove(victim, context);
+        }
+        let owner = Owner {
+            peer: context.peer.state.ordinal,
+            lane: context.lane,
+        };
+        let slot = context.indices.take(owner, context.now)?;
+        let tunnel = Tunnel::new(context.key, &self.identity.key, slot.index(), context.now);
+        self.members.push(Member {
+            tunnel,
+            key: self.identity.key,
+            slot,
+            replaced: None,
+        });
+        Some(self.members.len() - 1)
+    }
+
+    /// Decrypts a transport message into `output`, which is at least as long.
+    pub(crate) fn receive(
+        &mut self,
+        context: &Context<'_>,
+        message: &[u8],
+        receiver: u32,
+        source: SocketAddr,
+        output: &mut [u8],
+    ) -> Result<Received, DropReason> {
+        let index = self.member(receiver).ok_or(DropReason::UnknownIndex)?;
+        let tunnel = &mut self.members[index].tunnel;
+        let before = tunnel.current();
+        let received = tunnel.receive(context.now, message, receiver, output)?;
+        let is_switched = tunnel.current() != before;
+        self.endpoint.heard_from(&context.peer.config.pair, source);
+        if is_switched {
+            self.confirm(index, context, source);
+        }
+        Ok(received)
+    }
+
+    /// Encrypts a padded packet on member `sender` to the front of `output`, which has room.
+    pub(crate) fn send(
+        &mut self,
+        now: Instant,
+        sender: usize,
+        padded: &[u8],
+        output: &mut [u8],
+    ) -> Option<usize> {
+        self.sent = Some(now);
+        self.members
+            .get_mut(sender)?
+            .tunnel
+            .send(now, padded, output)
+    }
+
+    /// Lets a packet wait for a session.
+    pub(crate) fn enqueue(&mut self, context: &Context<'_>, packet: &[u8]) {
+        let dropped = self.queue.push(context.now, packet);
+        self.traffic.drops += dropped;
+        context.counters.drop_many(DropReason::QueueFull, dropped);
+    }
+
+    /// Sends what waited for a session, if there is one now.
+    pub(crate) fn flush(
+        &mut self,
+        context: &Context<'_>,
+        send: &mut UnderlayBatch,
+    ) -> Result<(), OutputFull> {
+        if self.queue.is_empty() {
+            return Ok(());
+        }
+        let (Some(sender), Some(endpoint)) = (self.sender(context.now), self.endpoint(context))
+        else {
+            return Ok(());
+        };
+        self.sent = Some(context.now);
+        while let Some((padded, length)) = self.queue.front() {
+            if !send.has_room((padded.len() + DATA_OVERHEAD).max(HANDSHAKE_ROOM)) {
+                return Err(OutputFull);
+            }
+            let tunnel = &mut self.members[sender].tunnel;
+            let Some(sent) = tunnel.send(context.now, padded, send.room()) else {
+                break;
+            };
+            send.commit_front(context.lane, endpoint, sent);
+            self.traffic.sent_packets += 1;
+            self.traffic.sent_bytes += length as u64;
+            self.queue.pop();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SessionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let members = self.members.len();
+        f.debug_struct("SessionSet")
+            .field("members", &members)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,201 @@
+//! Handshakes of a session set: ours, the peer's, and both at once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Context, OutputFull, Pending, SessionSet};
+use crate::batch::UnderlayBatch;
+use crate::drop_reason::DropReason;
+use crate::message::INITIATION_LENGTH;
+use crate::noise::HANDSHAKE_ROOM;
+use crate::timers::REKEY_TIMEOUT;
+
+/// Time in which initiations of both ends count as crossing: several round trips of any underlay.
+const CROSSING_WINDOW: Duration = Duration::from_secs(1);
+
+impl SessionSet {
+    /// The member that starts a handshake.
+    fn initiator(&mut self, context: &Context<'_>) -> Option<usize> {
+        match self.target() {
+            Some(index)
+                if self.members[index].tunnel.is_reusable(context.now)
+                    || self.members[index].tunnel.flight().is_some() =>
+            {
+                Some(index)
+            }
+            Some(index) => {
+                self.members[index].replaced = Some(context.now);
+                self.add_member(context)
+            }
+            None => self.add_member(context),
+        }
+    }
+
+    /// Starts a handshake, unless one is on its way in either direction. `delay` holds it back.
+    pub(crate) fn initiate(
+        &mut self,
+        context: &Context<'_>,
+        send: &mut UnderlayBatch,
+        delay: Option<Duration>,
+    ) -> Result<(), OutputFull> {
+        let since_accepted = self
+            .accepted
+            .map(|at| context.now.saturating_duration_since(at));
+        if self.pending.is_some()
+            || since_accepted.is_some_and(|since| since < REKEY_TIMEOUT)
+            || self.retry_at.is_some_and(|at| context.now < at)
+            || self.endpoint(context).is_none()
+        {
+            return Ok(());
+        }
+        if !send.has_room(HANDSHAKE_ROOM) {
+            return Err(OutputFull);
+        }
+        let Some(index) = self.initiator(context) else {
+            return Ok(());
+        };
+        if self.members[index]
+            .tunnel
+            .initiate(context.now, send.room())
+        {
+            self.post_initiation(index, context, send, delay);
+        }
+        Ok(())
+    }
+
+    /// Sends the initiation at the front of the output's room, or holds it back.
+    pub(super) fn post_initiation(
+        &mut self,
+        index: usize,
+        context: &Context<'_>,
+        send: &mut UnderlayBatch,
+        delay: Option<Duration>,
+    ) {
+        let member = &self.members[index];
+        let attempt = member.tunnel.flight().map_or(1, |flight| flight.attempts);
+        let Some(delay) = delay else {
+            self.send_initiation(attempt, context, send);
+            return;
+        };
+        let mut message = Box::new([0; INITIATION_LENGTH]);
+        message.copy_from_slice(&send.room()[..INITIATION_LENGTH]);
+        let due = context.now + delay;
+        self.pending = Some(Pending {
+            due,
+            slot: member.slot,
+            message,
+            attempt,
+        });
+    }
+
+    pub(super) fn send_initiation(
+        &self,
+        attempt: u32,
+        context: &Context<'_>,
+        send: &mut UnderlayBatch,
+    ) {
+        let pair = &context.peer.config.pair;
+        if let Some(endpoint) = self.endpoint.for_attempt(pair, context.lane, attempt) {
+            send.commit_front(context.lane, endpoint, INITIATION_LENGTH);
+            context.counters.initiations_sent();
+        }
+    }
+
+    /// Whether our own first initiation is on its way and goes before the peer's: of two that
+    /// cross, the lower public key's counts. A retry never does, so that neither can shut the other
+    /// out.
+    fn is_crossed(&self, index: usize, context: &Context<'_>) -> bool {
+        let tunnel = &self.members[index].tunnel;
+        self.pending.is_none()
+            && context.key.public_key() < &self.identity.key
+            && tunnel.flight().is_some_and(|flight| {
+                flight.attempts == 1
+                    && context.now.saturating_duration_since(flight.started) < CROSSING_WINDOW
+            })
+    }
+
+    /// Answers the peer's initiation to where it came from. That says nothing about where the peer
+    /// is: anybody can send a copy of it. The output has [`HANDSHAKE_ROOM`].
+    pub(crate) fn accept_initiation(
+        &mut self,
+        context: &Context<'_>,
+        initiation: &[u8],
+        source: SocketAddr,
+        send: &mut UnderlayBatch,
+    ) -> Result<(), DropReason> {
+        let index = match self.target() {
+            Some(index) if self.is_crossed(index, context) => {
+                return Err(DropReason::HandshakeCrossed);
+            }
+            Some(index) if self.members[index].tunnel.can_accept(context.now) => index,
+            Some(_) | None => self
+                .add_member(context)
+                .ok_or(DropReason::HandshakeRejected)?,
+        };
+        let tunnel = &mut self.members[index].tunnel;
+        let length = tunnel.accept_initiation(context.now, initiation, send.room())?;
+        let slot = self.members[index].slot;
+        // Both started together and ours is not out yet: theirs is enough.
+        self.pending.take_if(|pending| pending.slot == slot);
+        send.commit_front(context.lane, source, length);
+        context.counters.responses_sent();
+        self.accepted = Some(context.now);
+        Ok(())
+    }
+
+    /// Completes a handshake of ours. The output has [`HANDSHAKE_ROOM`].
+    pub(crate) fn receive_response(
+        &mut self,
+        context: &Context<'_>,
+        response: &[u8],
+        receiver: u32,
+        source: SocketAddr,
+        send: &mut UnderlayBatch,
+    ) -> Result<(), DropReason> {
+        let index = self.member(receiver).ok_or(DropReason::UnknownIndex)?;
+        let tunnel = &mut self.members[index].tunnel;
+        let length = tunnel.receive_response(context.now, response, receiver, send.room())?;
+        context.counters.responses_received();
+        self.endpoint.heard_from(&context.peer.config.pair, source);
+        self.confirm(index, context, source);
+        if let Some(endpoint) = self.endpoint(context) {
+            send.commit_front(context.lane, endpoint, length);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn receive_cookie_reply(
+        &mut self,
+        context: &Context<'_>,
+        reply: &[u8],
+        receiver: u32,
+    ) -> Result<(), DropReason> {
+        let index = self.member(receiver).ok_or(DropReason::UnknownIndex)?;
+        self.members[index].tunnel.receive_cookie_reply(reply)?;
+        context.counters.cookie_replies_received();
+        Ok(())
+    }
+
+    /// A session of member `index` is confirmed by a message from `source`.
+    pub(super) fn confirm(&mut self, index: usize, context: &Context<'_>, source: SocketAddr) {
+        let pair = &context.peer.config.pair;
+        let before = self.endpoint(context);
+        self.endpoint.confirmed_from(pair, context.lane, source);
+        let after = self.endpoint(context);
+        let (peer, lane) = (&context.peer.name, context.lane);
+        if self.confirmed.is_none() {
+            tracing::info!(%peer, lane, %source, "first session with peer");
+        } else {
+            tracing::debug!(%peer, lane, %source, "next session with peer");
+        }
+        if before != after {
+            tracing::info!(%peer, lane, ?before, ?after, "peer answers at another endpoint");
+        }
+        self.confirmed = Some(context.now);
+        self.traffic.handshakes += 1;
+        self.retry_at = None;
+        for older in &mut self.members[..index] {
+            older.replaced.get_or_insert(context.now);
+        }
+    }
+}

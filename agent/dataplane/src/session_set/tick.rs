@@ -1,0 +1,160 @@
+//! What the passing of time asks of a session set.
+
+use std::time::{Duration, Instant};
+
+use super::{Context, OutputFull, SessionSet};
+use crate::batch::UnderlayBatch;
+use crate::drop_reason::DropReason;
+use crate::message::INITIATION_LENGTH;
+use crate::noise::{Due, HANDSHAKE_ROOM};
+use crate::timers::{GIVE_UP_AFTER, REKEY_AFTER_TIME};
+
+/// Time for which a lane above 0 rests after its handshake was given up: its port is blocked, and
+/// its flows take lane 0.
+const LANE_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Time beyond the age at which the initiator renews a session before the responder does so itself:
+/// the initiator may be gone, and under load nothing must wait for the session to end.
+const REKEY_GRACE: Duration = Duration::from_secs(10);
+
+/// Whether a set still needs ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activity {
+    Active,
+    /// Nothing is left but counters.
+    Idle,
+}
+
+impl SessionSet {
+    /// When a held initiation is to be sent.
+    pub(crate) fn pending_due(&self) -> Option<Instant> {
+        self.pending.as_ref().map(|pending| pending.due)
+    }
+
+    /// Lets time pass: to be called every 250 ms while active. `jitter` holds initiations back.
+    pub(crate) fn tick(
+        &mut self,
+        context: &Context<'_>,
+        send: &mut UnderlayBatch,
+        jitter: Duration,
+    ) -> Result<Activity, OutputFull> {
+        let expired = self.queue.expire(context.now);
+        self.traffic.drops += expired;
+        context
+            .counters
+            .drop_many(DropReason::QueueExpired, expired);
+        self.retire(context);
+        self.send_pending(context, send)?;
+        for index in 0..self.members.len() {
+            self.tick_member(index, context, send, jitter)?;
+        }
+        self.flush(context, send)?;
+        let is_requested = std::mem::take(&mut self.is_requested);
+        if self.wants_handshake(context) || is_requested {
+            let initiated = self.initiate(context, send, is_requested.then_some(jitter));
+            self.is_requested = is_requested && initiated.is_err();
+            initiated?;
+        }
+        let is_idle = self.members.is_empty() && self.queue.is_empty();
+        Ok(if is_idle {
+            Activity::Idle
+        } else {
+            Activity::Active
+        })
+    }
+
+    /// Sends a held initiation that is due.
+    pub(crate) fn send_pending(
+        &mut self,
+        context: &Context<'_>,
+        send: &mut UnderlayBatch,
+    ) -> Result<(), OutputFull> {
+        if self.pending_due().is_none_or(|due| due > context.now) {
+            return Ok(());
+        }
+        if !send.has_room(HANDSHAKE_ROOM) {
+            return Err(OutputFull);
+        }
+        if let Some(pending) = self.pending.take() {
+            send.room()[..INITIATION_LENGTH].copy_from_slice(&*pending.message);
+            self.send_initiation(pending.attempt, context, send);
+        }
+        Ok(())
+    }
+
+    /// Drops members whose time is over and gives up handshakes that nobody answers.
+    fn retire(&mut self, context: &Context<'_>) {
+        let now = context.now;
+        for member in &mut self.members {
+            let is_failed = member.replaced.is_none()
+                && member.tunnel.flight().is_some_and(|flight| {
+                    now.saturating_duration_since(flight.started) >= GIVE_UP_AFTER
+                });
+            if is_failed {
+                let (peer, lane) = (&context.peer.name, context.lane);
+                tracing::debug!(%peer, lane, "peer does not answer handshakes");
+                member.replaced = Some(now);
+                self.pending.take_if(|pending| pending.slot == member.slot);
+                self.retry_at = (context.lane > 0).then(|| now + LANE_RETRY_AFTER);
+            }
+        }
+        let target = self.target();
+        for index in (0..self.members.len()).rev() {
+            let member = &self.members[index];
+            let tunnel = &member.tunnel;
+            let is_unused = !tunnel.has_session(now) && tunnel.flight().is_none();
+            let is_forgotten = is_unused && (Some(index) != target || !tunnel.is_reusable(now));
+            if member.is_over(now) || is_forgotten {
+                self.remove(index, context);
+            }
+        }
+    }
+
+    fn tick_member(
+        &mut self,
+        index: usize,
+        context: &Context<'_>,
+        send: &mut UnderlayBatch,
+        jitter: Duration,
+    ) -> Result<(), OutputFull> {
+        let member = &mut self.members[index];
+        // One that is replaced starts no handshakes, and one without a session has nothing to do: a
+        // tick would only let boringtun expire it.
+        let tunnel = &mut member.tunnel;
+        if member.replaced.is_some()
+            || !(tunnel.has_session(context.now) || tunnel.flight().is_some())
+        {
+            return Ok(());
+        }
+        if !send.has_room(HANDSHAKE_ROOM) {
+            return Err(OutputFull);
+        }
+        match tunnel.tick(context.now, send.room()) {
+            Some(Due::Initiation) => self.post_initiation(index, context, send, Some(jitter)),
+            Some(Due::Keepalive(length)) => {
+                if let Some(endpoint) = self.endpoint(context) {
+                    send.commit_front(context.lane, endpoint, length);
+                }
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Whether a handshake is due that no member asks for by itself.
+    fn wants_handshake(&self, context: &Context<'_>) -> bool {
+        let sender = self.sender(context.now).map(|index| &self.members[index]);
+        let Some(sender) = sender else {
+            return !self.queue.is_empty();
+        };
+        let Some(confirmed) = sender.tunnel.confirmed_at(context.now) else {
+            return false;
+        };
+        let is_replaced = sender.replaced.is_some();
+        // As responder of an attempt that came to nothing boringtun leaves the rekey to the peer.
+        let rekey_at = confirmed + REKEY_AFTER_TIME;
+        let is_late = context.now.saturating_duration_since(confirmed)
+            >= REKEY_AFTER_TIME + REKEY_GRACE
+            && self.sent.is_some_and(|sent| sent > rekey_at);
+        is_replaced || is_late
+    }
+}

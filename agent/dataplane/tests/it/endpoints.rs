@@ -1,0 +1,190 @@
+//! Where peers are reached, and what may change it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use podwire_dataplane::DropReason;
+
+use crate::packets::Packet;
+use crate::simulation::{Network, milliseconds, seconds};
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+/// Node 0 is behind NAT, at the returned address.
+fn behind_nat() -> (Network, SocketAddr) {
+    let outside = address("198.51.100.7:40000");
+    let mut network = Network::unconnected(&[1, 1]);
+    network.nodes[0].nat = Some(outside);
+    network.publish();
+    (network, outside)
+}
+
+#[test]
+fn a_peer_without_endpoints_is_followed_by_its_data() {
+    let (mut network, outside) = behind_nat();
+    network.ping(0, 1, 0);
+    network.run(seconds(1));
+    assert_eq!(network.lane_status(1, 0, 0).endpoint, Some(outside));
+    network.ping(1, 0, 0);
+    network.run(seconds(1));
+    network.assert_all_delivered(0, 1);
+    let moved = address("198.51.100.8:41000");
+    network.nodes[0].nat = Some(moved);
+    network.ping(0, 1, 1);
+    network.run(seconds(1));
+    assert_eq!(network.lane_status(1, 0, 0).endpoint, Some(moved));
+    network.ping(1, 0, 1);
+    network.run(seconds(1));
+    network.assert_all_delivered(0, 2);
+}
+
+#[test]
+fn an_initiation_is_answered_where_it_came_from_but_moves_nobody() {
+    let (mut network, outside) = behind_nat();
+    network.ping(0, 1, 0);
+    network.run(seconds(1));
+    // An initiation that is caught and sent on from elsewhere: valid, but not by whom.
+    let filter = network.lose(|transit| transit.kind() == 1);
+    network.run(seconds(200));
+    network.ping(0, 1, 1);
+    network.heal(filter);
+    let mut caught = network.last_sent(0, 1);
+    let elsewhere = address("203.0.113.66:6666");
+    caught.source = elsewhere;
+    network.inject(caught, milliseconds(1));
+    network.clear_log();
+    network.run(milliseconds(10));
+    let response = network.last_sent(1, 2);
+    assert_eq!(response.destination, elsewhere);
+    assert_eq!(network.lane_status(1, 0, 0).endpoint, Some(outside));
+    assert!(!network.lane_status(1, 0, 0).confirmed);
+}
+
+#[test]
+fn a_peer_that_was_never_seen_has_no_endpoint_and_its_pods_are_unreachable() {
+    let (mut network, _) = behind_nat();
+    network.ping(1, 0, 0);
+    assert_eq!(network.nodes[1].dropped(DropReason::NoEndpoint), 1);
+    assert_eq!(
+        network.nodes[1].delivered.len(),
+        1,
+        "an ICMP error for the sender"
+    );
+    assert_eq!(network.nodes[1].delivered[0][20..22], [3, 1]);
+    assert_eq!(network.log.len(), 0);
+}
+
+#[test]
+fn a_peer_with_endpoints_is_never_followed() {
+    let mut network = Network::new(&[1, 1]);
+    network.ping(0, 1, 0);
+    network.run(seconds(1));
+    let named = network.lane_status(1, 0, 0).endpoint;
+    let filter = network.lose(|_| true);
+    network.ping(0, 1, 1);
+    network.heal(filter);
+    let mut caught = network.last_sent(0, 4);
+    caught.source = address("203.0.113.66:6666");
+    network.inject(caught, milliseconds(1));
+    network.run(seconds(1));
+    network.assert_all_delivered(1, 2);
+    assert_eq!(network.lane_status(1, 0, 0).endpoint, named);
+    network.ping(1, 0, 0);
+    network.run(seconds(1));
+    network.assert_all_delivered(0, 1);
+}
+
+#[test]
+fn the_other_family_is_tried_when_one_does_not_answer() {
+    let mut network = Network::new(&[1, 1]);
+    network.prefer_ipv6();
+    network.lose(|transit| transit.destination.is_ipv6());
+    for n in 0..30 {
+        network.ping(0, 1, n);
+        network.run(seconds(1));
+    }
+    let arrived = network.nodes[1].sequence();
+    assert!(
+        arrived.contains(&3),
+        "queued while IPv6 was tried: {arrived:?}"
+    );
+    assert_eq!(arrived.last(), Some(&29));
+    for (from, to) in [(0, 1), (1, 0)] {
+        let endpoint = network.lane_status(from, to, 0).endpoint;
+        assert!(
+            endpoint.is_some_and(|endpoint| endpoint.is_ipv4()),
+            "{endpoint:?}"
+        );
+    }
+    network.ping(1, 0, 0);
+    network.run(milliseconds(10));
+    network.assert_all_delivered(0, 1);
+}
+
+#[test]
+fn a_family_that_dies_under_a_session_is_left() {
+    let mut network = Network::new(&[1, 1]);
+    network.prefer_ipv6();
+    let mut n = 0;
+    let mut talk = |network: &mut Network, seconds: u32| {
+        for _ in 0..seconds {
+            network.ping(0, 1, n);
+            network.ping(1, 0, n);
+            network.run(crate::simulation::seconds(1));
+            n += 1;
+        }
+    };
+    talk(&mut network, 60);
+    let endpoint = network.lane_status(0, 1, 0).endpoint;
+    assert!(endpoint.is_some_and(|endpoint| endpoint.is_ipv6()));
+    network.lose(|transit| transit.destination.is_ipv6());
+    talk(&mut network, 60);
+    for node in [0, 1] {
+        let arrived = network.nodes[node].sequence();
+        let lost = 120 - arrived.len();
+        assert!(
+            lost <= 32,
+            "15 s of silence and two tries of 5 s, not {lost} s"
+        );
+        assert_eq!(arrived.last(), Some(&119));
+    }
+}
+
+#[test]
+fn a_changed_address_in_the_record_is_used_at_once() {
+    let mut network = Network::new(&[1, 1]);
+    network.ping(0, 1, 0);
+    network.run(seconds(1));
+    let moved: IpAddr = "192.0.2.99".parse().expect("an address");
+    network.nodes[1].addresses = vec![moved];
+    network.publish();
+    network.clear_log();
+    for n in 1..10 {
+        network.ping(0, 1, n);
+        network.ping(1, 0, n - 1);
+        network.run(seconds(1));
+    }
+    network.assert_all_delivered(1, 10);
+    network.assert_all_delivered(0, 9);
+    assert_eq!(
+        network.count(0, 1) + network.count(1, 1),
+        0,
+        "the session goes on"
+    );
+}
+
+#[test]
+fn a_lane_has_the_same_address_and_its_own_port() {
+    let mut network = Network::new(&[2, 2]);
+    network.send(0, 1, &Packet::new(0, 1).bytes());
+    network.run(seconds(1));
+    assert_eq!(
+        network.lane_status(0, 1, 0).endpoint,
+        Some(address("192.0.2.12:51880"))
+    );
+    assert_eq!(
+        network.lane_status(0, 1, 1).endpoint,
+        Some(address("192.0.2.12:51881"))
+    );
+}

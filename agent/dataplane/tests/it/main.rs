@@ -1,0 +1,15 @@
+//! The device in simulated time: `cargo test -p podwire-dataplane --features sim`.
+
+mod chaos;
+mod endpoints;
+mod flood;
+mod lanes;
+mod packets;
+mod peers;
+mod rekey;
+mod restarts;
+mod robustness;
+mod routing;
+mod simulation;
+mod steady_state;
+mod traps;
