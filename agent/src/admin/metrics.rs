@@ -1,0 +1,177 @@
+//! The Prometheus metrics. Sums over the node only: a label a peer would make N² series of a mesh
+//! of N nodes; `podwire-agent peers -o json` has each peer's own.
+
+use std::time::Instant;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Registry;
+
+use super::{Shown, peers};
+use crate::control::status::{PeerRow, Status};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerLabels {
+    mode: String,
+    state: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabels {
+    message: &'static str,
+    direction: &'static str,
+}
+
+/// All metrics in OpenMetrics text, read at this moment.
+pub(super) fn text(shown: &Shown, now: Instant) -> String {
+    let mut registry = Registry::with_prefix("podwire");
+    let status = shown.status.load();
+    let rows = peers::rows(shown, now);
+    register_peers(&mut registry, &rows);
+    register_drops(&mut registry, shown);
+    register_handshakes(&mut registry, shown);
+    for (counter, count) in shown.transport.load().iter() {
+        let name = format!("transport_{}", counter.as_str());
+        registry.register(
+            name,
+            "See the counter of that name",
+            ConstCounter::new(*count),
+        );
+    }
+    register_control(&mut registry, &status);
+    let mut text = String::new();
+    // Writing into a String cannot fail.
+    let _ = encode(&mut text, &registry);
+    text
+}
+
+fn register_peers(registry: &mut Registry, rows: &[PeerRow]) {
+    let family = Family::<PeerLabels, Gauge>::default();
+    for row in rows {
+        let labels = PeerLabels {
+            mode: row.mode.clone(),
+            state: row.state.clone(),
+        };
+        family.get_or_create(&labels).inc();
+    }
+    registry.register("peers", "Peers by mode of the pair and state", family);
+    let mut sum = |name: &str, help: &str, value: fn(&PeerRow) -> u64| {
+        let total: u64 = rows.iter().map(value).sum();
+        registry.register(name, help, ConstCounter::new(total));
+    };
+    sum("received_bytes", "Inner bytes received from peers", |row| {
+        row.received_bytes
+    });
+    sum("sent_bytes", "Inner bytes sent to peers", |row| {
+        row.sent_bytes
+    });
+    sum(
+        "received_packets",
+        "Inner packets received from peers",
+        |row| row.received_packets,
+    );
+    sum("sent_packets", "Inner packets sent to peers", |row| {
+        row.sent_packets
+    });
+}
+
+fn register_drops(registry: &mut Registry, shown: &Shown) {
+    let family = Family::<ReasonLabel, Counter>::default();
+    for row in peers::drops(shown) {
+        family
+            .get_or_create(&ReasonLabel { reason: row.reason })
+            .inc_by(row.packets);
+    }
+    registry.register("dropped_packets", "Packets dropped, by reason", family);
+}
+
+fn register_handshakes(registry: &mut Registry, shown: &Shown) {
+    let Some(device) = shown.device.load_full() else {
+        return;
+    };
+    let counts = device.handshakes();
+    let family = Family::<HandshakeLabels, Counter>::default();
+    for (message, direction, count) in [
+        ("initiation", "sent", counts.initiations_sent),
+        ("initiation", "received", counts.initiations_received),
+        ("response", "sent", counts.responses_sent),
+        ("response", "received", counts.responses_received),
+        ("cookie-reply", "sent", counts.cookie_replies_sent),
+        ("cookie-reply", "received", counts.cookie_replies_received),
+    ] {
+        family
+            .get_or_create(&HandshakeLabels { message, direction })
+            .inc_by(count);
+    }
+    registry.register(
+        "handshake_messages",
+        "Handshake messages, by kind and direction",
+        family,
+    );
+}
+
+fn register_control(registry: &mut Registry, status: &Status) {
+    let reconcile = &status.reconcile;
+    let counters = [
+        (
+            "reconciles",
+            "Passes of observe, plan and apply",
+            reconcile.runs,
+        ),
+        ("reconcile_errors", "Passes that failed", reconcile.errors),
+        (
+            "kernel_changes",
+            "Changes made to the kernel",
+            reconcile.kernel_changes,
+        ),
+        (
+            "peer_changes",
+            "Peers added, changed or removed",
+            reconcile.peer_changes,
+        ),
+        (
+            "registry_writes",
+            "Writes of the own record",
+            status.registry.writes,
+        ),
+    ];
+    for (name, help, value) in counters {
+        registry.register(name, help, ConstCounter::new(value));
+    }
+    let number = |flag: bool| i64::from(flag);
+    let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
+    let gauges = [
+        ("ready", "1 when the node is ready", number(status.ready)),
+        (
+            "registry_synchronised",
+            "1 while the registry is followed",
+            number(status.registry.synchronised),
+        ),
+        (
+            "refused_nodes",
+            "Nodes whose claim is refused",
+            count(status.refusals.len()),
+        ),
+        (
+            "unroutable_peers",
+            "Peers with no way to go",
+            count(status.unroutable.len()),
+        ),
+        (
+            "plaintext_peers",
+            "Peers with declared plaintext",
+            count(status.plaintext.len()),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        registry.register(name, help, ConstGauge::new(value));
+    }
+}

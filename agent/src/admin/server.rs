@@ -1,0 +1,157 @@
+//! The HTTP servers: a UNIX socket for the command line, a TCP port for Prometheus.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::net::{TcpListener, UnixListener};
+use tracing::warn;
+
+use super::{SOCKET_NAME, ShownHandle, metrics, peers};
+
+/// How soon a server that could not listen tries again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Only root may look into the run folder.
+const RUN_DIR_MODE: u32 = 0o700;
+
+/// Only root may ask: the answers name every peer's address.
+const SOCKET_MODE: u32 = 0o600;
+
+/// Why the agent cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdminError {
+    #[error("cannot listen on {path}: {source}; is the run folder writable, or --run-dir wrong?")]
+    Socket {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "cannot serve metrics on {address}: {source}; choose another --metrics-address or stop what \
+         holds the port"
+    )]
+    Metrics {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+}
+
+fn router(shown: ShownHandle) -> Router {
+    Router::new()
+        .route(
+            "/status",
+            get(async |State(shown): State<ShownHandle>| {
+                Json(shown.status.load_full().as_ref().clone())
+            }),
+        )
+        .route(
+            "/peers",
+            get(async |State(shown): State<ShownHandle>| Json(peers::rows(&shown, now()))),
+        )
+        .route(
+            "/drops",
+            get(async |State(shown): State<ShownHandle>| Json(peers::drops(&shown))),
+        )
+        .route("/healthz", get(healthz))
+        .with_state(shown)
+}
+
+fn metrics_router(shown: ShownHandle) -> Router {
+    Router::new()
+        .route(
+            "/metrics",
+            get(async |State(shown): State<ShownHandle>| {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                ([(header::CONTENT_TYPE, kind)], metrics::text(&shown, now()))
+            }),
+        )
+        .route("/healthz", get(healthz))
+        .with_state(shown)
+}
+
+async fn healthz(State(shown): State<ShownHandle>) -> impl IntoResponse {
+    let status = shown.status.load();
+    if status.ready {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {}\n", status.problems.join("; ")),
+        )
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Serves the admin socket for ever; what hinders it is logged once and tried again.
+pub(crate) async fn serve_socket(run_dir: PathBuf, shown: ShownHandle) -> Infallible {
+    let path = run_dir.join(SOCKET_NAME);
+    serve_for_ever(|| async {
+        let failed = |source| AdminError::Socket {
+            path: path.clone(),
+            source,
+        };
+        let listener = bind_socket(&run_dir, &path).map_err(failed)?;
+        axum::serve(listener, router(Arc::clone(&shown)))
+            .await
+            .map_err(failed)
+    })
+    .await
+}
+
+/// Serves Prometheus for ever; what hinders it is logged once and tried again.
+pub(crate) async fn serve_metrics(address: SocketAddr, shown: ShownHandle) -> Infallible {
+    serve_for_ever(|| async {
+        let failed = |source| AdminError::Metrics { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        axum::serve(listener, metrics_router(Arc::clone(&shown)))
+            .await
+            .map_err(failed)
+    })
+    .await
+}
+
+async fn serve_for_ever<S>(serve: impl Fn() -> S) -> Infallible
+where
+    S: Future<Output = Result<(), AdminError>>,
+{
+    let mut told = None;
+    loop {
+        if let Err(error) = serve().await {
+            let text = error.to_string();
+            if told.as_ref() != Some(&text) {
+                warn!("{text}; trying again");
+                told = Some(text);
+            }
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+fn bind_socket(run_dir: &Path, path: &Path) -> io::Result<UnixListener> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(RUN_DIR_MODE)
+        .create(run_dir)?;
+    // The state folder's lock says that no other agent runs: a socket that is there is a dead
+    // one's.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    Ok(listener)
+}

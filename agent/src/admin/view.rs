@@ -1,0 +1,215 @@
+//! How answers look on a terminal: aligned columns, as kubectl prints them.
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::control::status::{DeviceStatus, DropRow, PeerRow, RegistryStatus, Status};
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.iter().copied());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// Bytes with a binary unit, as `wg show` prints them.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut scale = 1_u64;
+    while unit + 1 < UNITS.len() && count / scale >= 1024 {
+        scale *= 1024;
+        unit += 1;
+    }
+    if unit == 0 {
+        return format!("{count} B");
+    }
+    let whole = count / scale;
+    let hundredths = (count % scale) * 100 / scale;
+    format!("{whole}.{hundredths:02} {}", UNITS[unit])
+}
+
+/// `podwire-agent peers`.
+pub(crate) fn peers(rows: &[PeerRow]) -> String {
+    let mut table = table(&[
+        "NODE",
+        "MODE",
+        "STATE",
+        "LANES",
+        "HANDSHAKE",
+        "RECEIVED",
+        "SENT",
+        "ENDPOINT",
+        "POD-CIDRS",
+    ]);
+    for row in rows {
+        table.add_row([
+            row.node.clone(),
+            row.mode.clone(),
+            row.state.clone(),
+            if row.lanes == 0 {
+                "-".to_owned()
+            } else {
+                format!("{}/{}", row.lanes_up, row.lanes)
+            },
+            row.latest_handshake_seconds
+                .map_or_else(|| "-".to_owned(), |age| format!("{age}s ago")),
+            bytes(row.received_bytes),
+            bytes(row.sent_bytes),
+            row.endpoint.clone().unwrap_or_else(|| "-".to_owned()),
+            row.pod_cidrs.join(","),
+        ]);
+    }
+    trimmed(&table)
+}
+
+/// `podwire-agent drops`: reasons that never occurred are left out.
+pub(crate) fn drops(rows: &[DropRow]) -> String {
+    let mut table = table(&["REASON", "PACKETS"]);
+    for row in rows.iter().filter(|row| row.packets > 0) {
+        table.add_row([row.reason.clone(), row.packets.to_string()]);
+    }
+    if rows.iter().all(|row| row.packets == 0) {
+        return "no packet was dropped\n".to_owned();
+    }
+    trimmed(&table)
+}
+
+/// `podwire-agent status`.
+pub(crate) fn status(status: &Status) -> String {
+    let ready = if status.ready { "ready" } else { "NOT READY" };
+    let mut lines = vec![
+        format!("node        {} ({ready})", status.node),
+        format!("mode        {}", status.mode),
+    ];
+    lines.extend(identity(status));
+    lines.push(device(&status.device));
+    lines.push(format!("pod CIDRs   {}", status.pod_cidrs.join(", ")));
+    lines.push(registry(&status.registry));
+    let peers = &status.peers;
+    lines.push(format!(
+        "peers       {}: {} encrypted ({} up), {} host-network, {} closed",
+        peers.total, peers.encrypted, peers.up, peers.host_network, peers.closed
+    ));
+    if !status.plaintext.is_empty() {
+        let with = status.plaintext.join(", ");
+        lines.push(format!("PLAINTEXT   with {with} (declared)"));
+    }
+    let notes = [
+        ("refused", &status.refusals),
+        ("unroutable", &status.unroutable),
+    ];
+    for (heading, reasons) in notes {
+        lines.extend(
+            reasons
+                .iter()
+                .map(|(node, why)| format!("{heading:<11} {node}: {why}")),
+        );
+    }
+    lines.extend(
+        status
+            .problems
+            .iter()
+            .map(|problem| format!("problem     {problem}")),
+    );
+    lines.join("\n") + "\n"
+}
+
+/// Key and ports; nothing for a node that does not encrypt.
+fn identity(status: &Status) -> Vec<String> {
+    let Some(key) = &status.public_key else {
+        return Vec::new();
+    };
+    let (first, lanes) = (usize::from(status.listen_port), status.lanes);
+    let ports = if lanes > 1 {
+        format!("{first}-{} ({lanes} lanes)", first + lanes - 1)
+    } else {
+        first.to_string()
+    };
+    vec![
+        format!(
+            "public key  {key} (generation {}, epoch {})",
+            status.key_generation, status.epoch
+        ),
+        format!("listening   UDP {ports}"),
+    ]
+}
+
+fn device(device: &DeviceStatus) -> String {
+    let DeviceStatus {
+        name,
+        up,
+        mtu,
+        addresses,
+        routes,
+        guard,
+    } = device;
+    let state = if *up {
+        format!("{name} up, MTU {mtu}, {}", addresses.join(", "))
+    } else {
+        format!("no {name}")
+    };
+    format!("device      {state}; {routes} routes, guard {guard}")
+}
+
+fn registry(registry: &RegistryStatus) -> String {
+    let state = match (&registry.lost, registry.synchronised) {
+        (Some(reason), _) => format!("LOST: {reason}; the last known mesh stays in force"),
+        (None, true) => "synchronised".to_owned(),
+        (None, false) => "not yet synchronised".to_owned(),
+    };
+    format!(
+        "registry    {}, {} nodes, {state}",
+        registry.kind, registry.nodes
+    )
+}
+
+fn trimmed(table: &Table) -> String {
+    let lines: Vec<String> = table
+        .to_string()
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect();
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_read_as_wg_prints_them() {
+        let shown: Vec<String> = [0, 1023, 1024, 1536, 5 << 30]
+            .into_iter()
+            .map(bytes)
+            .collect();
+        assert_eq!(shown, ["0 B", "1023 B", "1.00 KiB", "1.50 KiB", "5.00 GiB"]);
+    }
+
+    #[test]
+    fn a_node_that_is_not_ready_says_why() {
+        let status = Status {
+            node: "node-1".to_owned(),
+            problems: vec!["the registry has not answered yet".to_owned()],
+            ..Status::default()
+        };
+        let text = super::status(&status);
+        assert!(
+            text.contains("NOT READY") && text.contains("registry has not answered"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn drops_that_never_occurred_are_left_out() {
+        let rows = [("no-peer", 0), ("too-big", 2)].map(|(reason, packets)| DropRow {
+            reason: reason.to_owned(),
+            packets,
+        });
+        assert_eq!(drops(&rows), "REASON   PACKETS\ntoo-big  2\n");
+    }
+}

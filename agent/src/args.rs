@@ -1,0 +1,182 @@
+//! The command line, as typed. [`crate::config`] turns it into what was meant.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+/// WireGuard-encrypted pod-to-pod traffic between Kubernetes nodes.
+#[derive(Debug, Parser)]
+#[command(name = "podwire-agent", version, about, propagate_version = true)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the node's agent until SIGTERM.
+    Run(Box<RunArgs>),
+    /// Show how the agent of this node is doing.
+    Status(QueryArgs),
+    /// Show the peers of this node: state, mode, endpoint, handshake, traffic.
+    Peers(QueryArgs),
+    /// Show how many packets were dropped, by reason.
+    Drops(QueryArgs),
+    /// Exit 0 when the agent of this node is ready, 1 otherwise.
+    Healthz(QueryArgs),
+    /// Remove device, routes and table of Podwire from this node, and nothing else.
+    Cleanup(CleanupArgs),
+}
+
+/// `podwire-agent run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Name of this node's Node.
+    #[arg(long, env = "PODWIRE_NODE_NAME")]
+    pub(crate) node_name: String,
+    /// Folder of Node manifests: the directory registry.
+    #[arg(long, env = "PODWIRE_DIRECTORY", value_name = "PATH")]
+    pub(crate) directory: PathBuf,
+    /// Pod CIDRs of the whole cluster: no packet to or from them leaves this node in plaintext.
+    #[arg(
+        long,
+        env = "PODWIRE_CLUSTER_CIDR",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub(crate) cluster_cidr: Vec<IpNet>,
+    /// How this node takes part.
+    #[arg(long, env = "PODWIRE_MODE", value_enum, default_value_t = ModeArg::Auto)]
+    pub(crate) mode: ModeArg,
+    /// Whether traffic with nodes that declare host-network mode may be plaintext.
+    #[arg(
+        long,
+        env = "PODWIRE_HOST_NETWORK_PEERS",
+        value_enum,
+        default_value_t = HostNetworkPeersArg::Allow
+    )]
+    pub(crate) host_network_peers: HostNetworkPeersArg,
+    /// Prefixes in which peers' endpoints may lie beside their Node's own addresses.
+    #[arg(
+        long,
+        env = "PODWIRE_ALLOW_ENDPOINT",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub(crate) allow_endpoint: Vec<IpNet>,
+    /// Publish no endpoint: this node is behind NAT, its peers follow it by roaming.
+    #[arg(long, env = "PODWIRE_NO_ENDPOINT")]
+    pub(crate) no_endpoint: bool,
+    /// Lanes: threads, UDP ports and keys of the data plane [default: half the cores, 2 to 8].
+    #[arg(long, env = "PODWIRE_LANES")]
+    pub(crate) lanes: Option<usize>,
+    /// UDP port of lane 0; lane i listens on this port plus i.
+    #[arg(long, env = "PODWIRE_LISTEN_PORT", default_value_t = 51880)]
+    pub(crate) listen_port: u16,
+    /// Name of the TUN device.
+    #[arg(long, env = "PODWIRE_DEVICE", default_value = "podwire0")]
+    pub(crate) device: String,
+    /// Folder of keys, epoch and the last known mesh; survives reboots.
+    #[arg(
+        long,
+        env = "PODWIRE_STATE_DIR",
+        default_value = "/var/lib/podwire",
+        value_name = "PATH"
+    )]
+    pub(crate) state_dir: PathBuf,
+    /// Folder of the sockets; emptied by a reboot.
+    #[arg(
+        long,
+        env = "PODWIRE_RUN_DIR",
+        default_value = "/run/podwire",
+        value_name = "PATH"
+    )]
+    pub(crate) run_dir: PathBuf,
+    /// Where Prometheus metrics are served.
+    #[arg(
+        long,
+        env = "PODWIRE_METRICS_ADDRESS",
+        default_value = "127.0.0.1:9587"
+    )]
+    pub(crate) metrics_address: SocketAddr,
+    /// What is logged, in the syntax of tracing's EnvFilter.
+    #[arg(
+        long,
+        env = "PODWIRE_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub(crate) log: String,
+    /// How log lines look.
+    #[arg(long, env = "PODWIRE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Questions to the running agent.
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// Folder of the agent's sockets.
+    #[arg(
+        long,
+        env = "PODWIRE_RUN_DIR",
+        default_value = "/run/podwire",
+        value_name = "PATH"
+    )]
+    pub(crate) run_dir: PathBuf,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// `podwire-agent cleanup`.
+#[derive(Debug, Args)]
+pub(crate) struct CleanupArgs {
+    /// Name of the TUN device.
+    #[arg(long, env = "PODWIRE_DEVICE", default_value = "podwire0")]
+    pub(crate) device: String,
+    /// State folder of the agent, which must not be running; its contents are kept.
+    #[arg(
+        long,
+        env = "PODWIRE_STATE_DIR",
+        default_value = "/var/lib/podwire",
+        value_name = "PATH"
+    )]
+    pub(crate) state_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// Encrypted where the TUN device is usable, else host-network.
+    Auto,
+    /// Encrypted, or refuse to start.
+    Encrypted,
+    /// Plain host routes: plaintext.
+    HostNetwork,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HostNetworkPeersArg {
+    /// Plaintext with nodes that declare host-network mode.
+    Allow,
+    /// Strict mode: no traffic with them.
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One line of text an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}

@@ -1,0 +1,238 @@
+//! What was meant by the command line: validated, complete, logged once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use podwire_core::mesh::{HostNetworkPeers, Policy};
+use podwire_core::node::{InvalidNodeName, NodeName};
+
+use crate::args::{HostNetworkPeersArg, ModeArg, RunArgs};
+
+/// Most lanes a node has: beyond eight cores one pair of nodes is limited by its NIC (DESIGN.md
+/// section 6).
+pub(crate) const LANES_MAX: usize = 8;
+
+/// Longest name of a network device: the kernel's IFNAMSIZ less the final zero.
+const DEVICE_NAME_LENGTH_MAX: usize = 15;
+
+/// The configuration of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) node_name: NodeName,
+    pub(crate) directory: PathBuf,
+    pub(crate) mode: ModeArg,
+    pub(crate) policy: Policy,
+    pub(crate) publish_endpoint: bool,
+    pub(crate) lanes: usize,
+    pub(crate) listen_port: u16,
+    pub(crate) device: String,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) metrics_address: SocketAddr,
+}
+
+/// A flag whose value parses but cannot be meant.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("--node-name: {0}")]
+    NodeName(#[from] InvalidNodeName),
+    #[error("--{flag} {cidr}: has host bits set; {network} is the prefix")]
+    HostBits {
+        flag: &'static str,
+        cidr: IpNet,
+        network: IpNet,
+    },
+    #[error(
+        "--cluster-cidr {0}: a default route is not a pod CIDR; name the cluster's pod network"
+    )]
+    DefaultRoute(IpNet),
+    #[error("--cluster-cidr {0} and {1} overlap: name each pod network once")]
+    Overlap(IpNet, IpNet),
+    #[error("--lanes {0}: allowed are 1 to {LANES_MAX}")]
+    Lanes(usize),
+    #[error("--listen-port {port} with {lanes} lanes: allowed are 1 to {max}")]
+    ListenPort { port: u16, lanes: usize, max: usize },
+    #[error("--device {0:?}: allowed are 1 to 15 letters, digits, '-', '_' and '.'")]
+    Device(String),
+}
+
+impl Config {
+    /// The one conversion from what was typed to what was meant. `cores` is the number of
+    /// processors that the process may use.
+    pub(crate) fn new(args: RunArgs, cores: usize) -> Result<Self, ConfigError> {
+        // Exhaustive on purpose: a new flag that nobody wires does not compile.
+        let RunArgs {
+            node_name,
+            directory,
+            cluster_cidr,
+            mode,
+            host_network_peers,
+            allow_endpoint,
+            no_endpoint,
+            lanes,
+            listen_port,
+            device,
+            state_dir,
+            run_dir,
+            metrics_address,
+            log: _,
+            log_format: _,
+        } = args;
+        let node_name = node_name.parse()?;
+        check_cluster_cidrs(&cluster_cidr)?;
+        for cidr in &allow_endpoint {
+            check_host_bits("allow-endpoint", *cidr)?;
+        }
+        let lanes = lanes.unwrap_or_else(|| lanes_for(cores));
+        if !(1..=LANES_MAX).contains(&lanes) {
+            return Err(ConfigError::Lanes(lanes));
+        }
+        let max = usize::from(u16::MAX) + 1 - lanes;
+        if listen_port == 0 || usize::from(listen_port) > max {
+            return Err(ConfigError::ListenPort {
+                port: listen_port,
+                lanes,
+                max,
+            });
+        }
+        check_device(&device)?;
+        let host_network_peers = match host_network_peers {
+            HostNetworkPeersArg::Allow => HostNetworkPeers::Allow,
+            HostNetworkPeersArg::Refuse => HostNetworkPeers::Refuse,
+        };
+        Ok(Self {
+            node_name,
+            directory,
+            mode,
+            policy: Policy {
+                cluster_cidrs: cluster_cidr,
+                host_network_peers,
+                endpoint_cidrs: allow_endpoint,
+            },
+            publish_endpoint: !no_endpoint,
+            lanes,
+            listen_port,
+            device,
+            state_dir,
+            run_dir,
+            metrics_address,
+        })
+    }
+}
+
+/// Half the cores, so that pods keep the other half; two where there are two, because one lane
+/// sends while the other receives; at most [`LANES_MAX`].
+fn lanes_for(cores: usize) -> usize {
+    (cores / 2).max(cores.min(2)).clamp(1, LANES_MAX)
+}
+
+fn check_host_bits(flag: &'static str, cidr: IpNet) -> Result<(), ConfigError> {
+    let network = cidr.trunc();
+    if network == cidr {
+        Ok(())
+    } else {
+        Err(ConfigError::HostBits {
+            flag,
+            cidr,
+            network,
+        })
+    }
+}
+
+fn check_cluster_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
+    for (at, cidr) in cidrs.iter().enumerate() {
+        check_host_bits("cluster-cidr", *cidr)?;
+        if cidr.prefix_len() == 0 {
+            return Err(ConfigError::DefaultRoute(*cidr));
+        }
+        if let Some(other) = cidrs[..at]
+            .iter()
+            .find(|other| other.contains(cidr) || cidr.contains(*other))
+        {
+            return Err(ConfigError::Overlap(*other, *cidr));
+        }
+    }
+    Ok(())
+}
+
+fn check_device(name: &str) -> Result<(), ConfigError> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let sized = (1..=DEVICE_NAME_LENGTH_MAX).contains(&name.len());
+    if sized && name.bytes().all(allowed) && name != "." && name != ".." {
+        Ok(())
+    } else {
+        Err(ConfigError::Device(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Command, CommandLine};
+
+    /// The configuration of `podwire-agent run` with these flags, on four cores.
+    fn config(flags: &str) -> Result<Config, ConfigError> {
+        let words = ["podwire-agent", "run", "--directory", "/nodes"];
+        let line = CommandLine::parse_from(words.into_iter().chain(flags.split(' ')));
+        let Command::Run(args) = line.command else {
+            panic!("not run")
+        };
+        Config::new(*args, 4)
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_design() {
+        let config = config("--node-name node-1 --cluster-cidr 10.244.0.0/16,fd00:10:244::/48")
+            .expect("valid");
+        assert_eq!(config.listen_port, 51880);
+        assert_eq!(config.device, "podwire0");
+        assert_eq!(config.lanes, 2);
+        assert_eq!(config.policy.cluster_cidrs.len(), 2);
+        assert_eq!(config.policy.host_network_peers, HostNetworkPeers::Allow);
+    }
+
+    #[test]
+    fn lanes_are_half_the_cores_within_bounds() {
+        let lanes: Vec<usize> = [1, 2, 3, 4, 8, 64].into_iter().map(lanes_for).collect();
+        assert_eq!(lanes, [1, 2, 2, 2, 4, 8]);
+    }
+
+    #[test]
+    fn each_bad_value_is_named_with_what_is_allowed() {
+        let cases = [
+            (
+                "--cluster-cidr 10.244.1.0/16",
+                "10.244.0.0/16 is the prefix",
+            ),
+            ("--cluster-cidr 0.0.0.0/0", "default route"),
+            ("--cluster-cidr 10.244.0.0/16,10.244.3.0/24", "overlap"),
+            ("--cluster-cidr 10.244.0.0/16 --lanes 9", "1 to 8"),
+            (
+                "--cluster-cidr 10.244.0.0/16 --listen-port 0",
+                "--listen-port 0",
+            ),
+            (
+                "--cluster-cidr 10.244.0.0/16 --lanes 8 --listen-port 65530",
+                "1 to 65528",
+            ),
+            ("--cluster-cidr 10.244.0.0/16 --device a/b", "letters"),
+            (
+                "--cluster-cidr 10.244.0.0/16 --device sixteen-letters0",
+                "15",
+            ),
+            (
+                "--cluster-cidr 10.244.0.0/16 --allow-endpoint 192.0.2.1/24",
+                "192.0.2.0/24 is the prefix",
+            ),
+        ];
+        for (flags, expected) in cases {
+            let error = config(&format!("--node-name node-1 {flags}")).expect_err("refused");
+            assert!(error.to_string().contains(expected), "{flags}: {error}");
+        }
+        let error = config("--node-name Node_1 --cluster-cidr 10.244.0.0/16").expect_err("refused");
+        assert!(error.to_string().contains("--node-name"), "{error}");
+    }
+}

@@ -1,0 +1,378 @@
+//! One agent: what it holds, what wakes it, what it does between two wake-ups.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use podwire_core::annotations;
+use podwire_core::key::PublicKey;
+use podwire_core::mesh::{DesiredMesh, Incumbents, OwnNode, Pair};
+use podwire_core::node::{Node, NodeName};
+use podwire_core::record::{Mode, Record};
+use podwire_registry::directory::Directory;
+use podwire_registry::nodes::Nodes;
+use podwire_registry::registry::Registry;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::admin::{GuardCounts, ShownHandle};
+use crate::args::ModeArg;
+use crate::config::Config;
+use crate::control::boot;
+use crate::control::contradictions;
+use crate::control::data_plane::DataPlane;
+use crate::control::incumbents::incumbents;
+use crate::control::mode::{self, ModeDecision, ModeInputs};
+use crate::control::problems::Problems;
+use crate::control::status::ReconcileStatus;
+use crate::netlink::{Netlink, Watch};
+use crate::state::State;
+use crate::transport::TunDevice;
+
+/// Time for which notifications of the kernel are gathered: a node where pods come and go notifies
+/// all the time, and an observation takes milliseconds. Well under the second in which repair is
+/// due.
+const KERNEL_SETTLING_TIME: Duration = Duration::from_millis(50);
+
+/// Longest time between two passes. The kernel tells nobody when a path MTU that it has learnt
+/// expires.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Least time between two writes of the snapshot, each of which is synced to the disk as a whole.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Why the control loop woke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The agent has just started: guards and the last known mesh, before anything else.
+    Start,
+    /// The registry told something new.
+    Registry,
+    /// Somebody changed links, addresses, routes or nftables.
+    Kernel,
+    /// The transport lost its device, or learnt a path MTU.
+    Transport,
+    /// What failed or was lacking is tried again.
+    Retry,
+    /// Nothing was told for a while: some changes are told by nobody.
+    Verify,
+}
+
+/// The agent of this node.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(super) config: Config,
+    pub(super) state: State,
+    pub(super) netlink: Netlink,
+    watch: Watch,
+    /// When the kernel is observed after the last notification.
+    kernel_due: Option<Instant>,
+    pub(super) registry: Registry,
+    nodes_receiver: watch::Receiver<Arc<Nodes>>,
+    watcher: JoinHandle<Infallible>,
+    /// What the registry told last; the snapshot's nodes until it has told anything.
+    pub(super) nodes: Arc<Nodes>,
+    /// The own Node as it was last known: an own manifest that is missing or malformed for a moment
+    /// must not cut the local pods off.
+    own_known: Option<Arc<Node>>,
+    pub(super) incumbents: Incumbents,
+    pub(super) mode: ModeDecision,
+    pub(super) data_plane: Option<DataPlane>,
+    pub(super) mesh: Option<Arc<DesiredMesh>>,
+    pub(super) shown: ShownHandle,
+    pub(super) progress: ReconcileStatus,
+    pub(super) problems: Problems,
+    pub(super) registry_writes: u64,
+    snapshot_kept: Option<Instant>,
+    /// When the last pass began.
+    pub(super) passed: Instant,
+    /// Whether a whole pass over synchronised nodes has succeeded.
+    pub(super) converged: bool,
+    /// Whether that ever was so: a node that is ready stays ready while its registry or a peer is
+    /// away.
+    pub(super) ready: bool,
+}
+
+impl Agent {
+    /// Opens everything, installs the guards from what the disk knows, and brings up what the last
+    /// known mesh needs. The registry is followed from here on.
+    pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
+        let policy = &config.policy;
+        for address in contradictions::underlay_sources() {
+            contradictions::check_address(address, &policy.cluster_cidrs)?;
+        }
+        let mut netlink = Netlink::open(&config.device)?;
+        boot::close(&mut netlink, &config.node_name, policy, &config.device).await?;
+        let state = State::open(&config.state_dir, config.lanes, SystemTime::now())?;
+        let watch = Watch::open()?;
+        let (directory, watcher) = Directory::open(&config.directory)?;
+        let registry = Registry::Directory(directory);
+        let nodes_receiver = registry.nodes();
+        let snapshot = state.snapshot();
+        let mut agent = Self {
+            own_known: snapshot.nodes.get(&config.node_name).cloned(),
+            nodes: Arc::new(Nodes {
+                nodes: snapshot.nodes,
+                ..Nodes::default()
+            }),
+            incumbents: snapshot.incumbents,
+            config,
+            state,
+            netlink,
+            watch,
+            kernel_due: None,
+            registry,
+            nodes_receiver,
+            watcher: tokio::spawn(watcher.run()),
+            mode: ModeDecision::Undecided,
+            data_plane: None,
+            mesh: None,
+            shown: ShownHandle::default(),
+            progress: ReconcileStatus::default(),
+            problems: Problems::default(),
+            registry_writes: 0,
+            snapshot_kept: None,
+            passed: Instant::now(),
+            converged: false,
+            ready: false,
+        };
+        agent.decide_mode()?;
+        agent.reconcile(Cause::Start).await?;
+        Ok(agent)
+    }
+
+    /// What the admin side shows.
+    pub(crate) fn shown(&self) -> ShownHandle {
+        Arc::clone(&self.shown)
+    }
+
+    /// Waits for the next reason to reconcile. Dropping the future loses nothing.
+    pub(crate) async fn changed(&mut self) -> Cause {
+        loop {
+            let kernel_due = self.kernel_due;
+            let settled = async {
+                match kernel_due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let transport = async {
+                match &self.data_plane {
+                    Some(data_plane) => data_plane.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // The watcher outlives the agent, so the sender cannot be gone.
+                Ok(()) = self.nodes_receiver.changed() => return Cause::Registry,
+                () = self.watch.changed() => {
+                    self.kernel_due.get_or_insert_with(|| Instant::now() + KERNEL_SETTLING_TIME);
+                }
+                () = settled => {
+                    self.kernel_due = None;
+                    return Cause::Kernel;
+                }
+                () = transport => return Cause::Transport,
+            }
+        }
+    }
+
+    /// Takes over what the registry told last.
+    pub(super) fn take_nodes(&mut self) {
+        let told = self.nodes_receiver.borrow_and_update().clone();
+        self.nodes = if told.nodes.is_empty() && !told.is_synchronised() {
+            // Before the registry has told anything, the snapshot is what is known.
+            Arc::new(Nodes {
+                nodes: self.nodes.nodes.clone(),
+                ..(*told).clone()
+            })
+        } else {
+            told
+        };
+        if let Some(own) = self.own_node() {
+            self.own_known = Some(Arc::clone(own));
+        }
+    }
+
+    /// The own Node, once the registry or the snapshot knows it.
+    pub(super) fn own_node(&self) -> Option<&Arc<Node>> {
+        self.nodes.nodes.get(&self.config.node_name)
+    }
+
+    /// The record that this node has published, if it can be read.
+    pub(super) fn own_published(&self) -> Option<Record> {
+        annotations::parse(&self.own_node()?.annotations)
+            .ok()
+            .flatten()
+    }
+
+    /// What this node knows of itself.
+    pub(super) fn own(&self) -> OwnNode {
+        let node = self.own_known.as_ref();
+        OwnNode {
+            name: self.config.node_name.clone(),
+            mode: self.mode.declared(),
+            pod_cidrs: node.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
+            addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
+            public_keys: self.state.public_keys(),
+        }
+    }
+
+    /// Whether the own record says that this node was encrypted; `None` while that is not known.
+    fn was_encrypted_by_record(&self) -> Option<bool> {
+        // A record that cannot be read says nothing: no decision from the absence of data.
+        if !self.nodes.is_synchronised() || self.nodes.rejected.contains_key(&self.config.node_name)
+        {
+            return None;
+        }
+        match annotations::parse(&self.own_node()?.annotations) {
+            Ok(record) => Some(record.is_some_and(|own| own.mode == Mode::Encrypted)),
+            Err(_) => None,
+        }
+    }
+
+    /// Decides the mode, again and again while it is open: a device may become usable, the registry
+    /// may tell the own record.
+    pub(super) fn decide_mode(&mut self) -> anyhow::Result<()> {
+        if matches!(self.mode, ModeDecision::Declared(_)) {
+            return Ok(());
+        }
+        let probed = TunDevice::probe();
+        let decision = mode::decide(ModeInputs {
+            asked: self.config.mode,
+            tun_usable: probed.is_ok(),
+            was_encrypted_by_disk: self.state.ever_encrypted(),
+            was_encrypted_by_record: self.was_encrypted_by_record(),
+        });
+        if decision == ModeDecision::Refused {
+            let error = probed.err().context("a refused mode has a reason")?;
+            return Err(anyhow::Error::new(error).context("--mode encrypted, but no TUN device"));
+        }
+        let problem = match (&probed, decision) {
+            (Err(error), ModeDecision::Closed) => Some(format!(
+                "closed: this node was encrypted and its TUN device cannot be used ({error}); \
+                 --mode host-network asks for plaintext"
+            )),
+            (Err(error), ModeDecision::Undecided) => Some(format!(
+                "the TUN device cannot be used ({error}); waiting for the registry to tell \
+                 whether this node ever was encrypted"
+            )),
+            _ => None,
+        };
+        if decision != self.mode {
+            info!(?decision, asked = ?self.config.mode, "mode of this node");
+            if let (ModeArg::Auto, Err(error), ModeDecision::Declared(_)) =
+                (self.config.mode, &probed, decision)
+            {
+                warn!(%error, "no usable TUN device: this node is in host-network mode, in plaintext");
+            }
+        }
+        self.problems.device.put(problem);
+        self.mode = decision;
+        Ok(())
+    }
+
+    /// Between two wake-ups: keeps what must survive a crash, and tries again what failed.
+    pub(crate) async fn housekeep(&mut self) -> anyhow::Result<()> {
+        self.remember_incumbents();
+        let kept = self.keep_stamp().and_then(|()| self.keep_snapshot());
+        self.problems
+            .state
+            .set("cannot keep the state of this node", kept);
+        // A registry that is lost tells when it is back.
+        let is_lacking = self.nodes.is_synchronised() && !self.converged;
+        if is_lacking || self.problems.any() {
+            self.reconcile(Cause::Retry).await?;
+        } else if self.passed.elapsed() >= VERIFY_INTERVAL {
+            self.reconcile(Cause::Verify).await?;
+        }
+        let counters = self.netlink.guard_counters().unwrap_or_default();
+        self.shown.guard.store(Arc::new(GuardCounts {
+            egress: counters.egress_refused,
+            ingress: counters.ingress_dropped,
+        }));
+        if let Some(data_plane) = &self.data_plane {
+            self.shown.transport.store(Arc::new(data_plane.counters()));
+        }
+        self.show();
+        Ok(())
+    }
+
+    /// Remembers the highest TAI64N stamp that peers may have seen; a clock that went back behind
+    /// it starts another epoch.
+    fn keep_stamp(&mut self) -> anyhow::Result<()> {
+        let Some(data_plane) = &self.data_plane else {
+            return Ok(());
+        };
+        if self
+            .state
+            .keep_stamp(SystemTime::now(), data_plane.initiations_sent())?
+        {
+            warn!(
+                epoch = self.state.epoch(),
+                "the clock went back behind a stamp that peers have seen: another epoch begins"
+            );
+            // The record that peers read has to say so.
+            self.converged = false;
+        }
+        Ok(())
+    }
+
+    fn remember_incumbents(&mut self) {
+        let (Some(data_plane), Some(mesh)) = (&self.data_plane, &self.mesh) else {
+            return;
+        };
+        let confirmed: BTreeMap<NodeName, PublicKey> = data_plane
+            .device()
+            .peers(Instant::now())
+            .into_iter()
+            .filter_map(|peer| Some((peer.name, peer.lanes.first()?.confirmed_key?)))
+            .collect();
+        self.count_peers_up(mesh.as_ref(), &confirmed);
+        self.incumbents = incumbents(&self.incumbents, &self.nodes, mesh, |name| {
+            confirmed.get(name).copied()
+        });
+    }
+
+    fn count_peers_up(&self, mesh: &DesiredMesh, confirmed: &BTreeMap<NodeName, PublicKey>) {
+        let up = mesh.peers.iter().filter(|(name, peer)| {
+            matches!(peer.pair, Pair::Encrypted(_)) && confirmed.contains_key(*name)
+        });
+        let peers_up = &self.shown.peers_up;
+        peers_up.store(up.count(), std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Writes the last known mesh to disk, if it changed; the guards of the next boot come from it.
+    fn keep_snapshot(&mut self) -> anyhow::Result<()> {
+        let due = self
+            .snapshot_kept
+            .is_none_or(|at| at.elapsed() >= SNAPSHOT_INTERVAL);
+        if due && self.nodes.is_synchronised() {
+            let mut nodes = self.nodes.nodes.clone();
+            if let Some(own) = &self.own_known {
+                nodes
+                    .entry(own.name.clone())
+                    .or_insert_with(|| Arc::clone(own));
+            }
+            self.state.keep_snapshot(&nodes, &self.incumbents)?;
+            self.snapshot_kept = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Stops the threads. Device, routes, guards and record stay: a node that is restarted is the
+    /// same node, and one that is not stays closed.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        self.keep_stamp()?;
+        self.snapshot_kept = None;
+        self.keep_snapshot()?;
+        self.watcher.abort();
+        if let Some(data_plane) = self.data_plane.take() {
+            data_plane.stop();
+        }
+        Ok(())
+    }
+}

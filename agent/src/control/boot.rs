@@ -1,0 +1,49 @@
+//! The guards of a boot: installed before anything else can fail.
+
+use std::collections::BTreeMap;
+
+use podwire_core::desired_kernel::{DeviceOptions, desired_kernel};
+use podwire_core::kernel::{Guard, Underlay};
+use podwire_core::mesh::{Incumbents, OwnNode, Policy, desired_mesh};
+use podwire_core::node::NodeName;
+use podwire_core::plan::plan;
+use podwire_core::record::Mode;
+
+use super::reconcile::is_guard;
+use crate::netlink::{self, Netlink};
+
+/// Closes the cluster's pod CIDRs on a node where no guard of ours is, knowing nothing but the
+/// flags: a start that fails later, for a damaged key or a full disk, leaves the node closed. A
+/// guard that is there knows more and stays.
+pub(super) async fn close(
+    netlink: &mut Netlink,
+    name: &NodeName,
+    policy: &Policy,
+    device: &str,
+) -> Result<(), netlink::Error> {
+    let observed = netlink.observe_guards().await?;
+    if observed.guard != Guard::Missing {
+        return Ok(());
+    }
+    let own = OwnNode {
+        name: name.clone(),
+        mode: Mode::Encrypted,
+        pod_cidrs: Vec::new(),
+        addresses: Vec::new(),
+        public_keys: Vec::new(),
+    };
+    let mesh = desired_mesh(&BTreeMap::new(), &own, &Incumbents::new(), policy);
+    let options = DeviceOptions {
+        name: device,
+        transmit_queue_length: 0,
+        usable: false,
+    };
+    let closed = desired_kernel(&mesh, &Underlay::new(), options).kernel;
+    for change in plan(&observed, &closed)
+        .iter()
+        .filter(|change| is_guard(change))
+    {
+        netlink.apply(change).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! The data plane of this run: WireGuard device, TUN, sockets and lane threads, brought up
+//! together.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use podwire_core::key::PrivateKey;
+use podwire_dataplane::{Device, DeviceConfig, HANDSHAKES_PER_SECOND};
+use tracing::{debug, info};
+
+use crate::transport::{Counter, EventQueue, LaneSockets, Transport, TunDevice};
+
+/// What a data plane is made of.
+pub(super) struct DataPlaneInputs<'a> {
+    /// Own keys, lane 0 first.
+    pub(super) keys: Vec<PrivateKey>,
+    /// Which process of this node this is: 4 bits.
+    pub(super) process_generation: u8,
+    /// Name of the TUN device.
+    pub(super) device: &'a str,
+    /// UDP port of lane 0.
+    pub(super) listen_port: u16,
+}
+
+/// The running data plane.
+#[derive(Debug)]
+pub(super) struct DataPlane {
+    device: Arc<Device>,
+    transport: Transport,
+    events: Arc<EventQueue>,
+    name: String,
+    lanes: usize,
+    /// Whether the TUN device was opened after the plan that asks for it was made.
+    fresh: bool,
+}
+
+impl DataPlane {
+    /// Binds the sockets, makes or takes over the TUN device, starts the lanes.
+    pub(super) fn start(inputs: DataPlaneInputs<'_>) -> anyhow::Result<Self> {
+        let lanes = inputs.keys.len();
+        let sockets = LaneSockets::bind_lanes(inputs.listen_port, lanes)?;
+        let tun = TunDevice::open(inputs.device, lanes)?;
+        let mut seed = [0; 8];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+            .context("the operating system gives no random bytes")?;
+        let device = Device::new(DeviceConfig {
+            lanes: inputs.keys,
+            process_generation: inputs.process_generation,
+            addresses: Vec::new(),
+            handshakes_per_second: HANDSHAKES_PER_SECOND,
+            seed: u64::from_ne_bytes(seed),
+        })?;
+        let transport = Transport::start(&device, tun, sockets)?;
+        info!(
+            lanes,
+            port = inputs.listen_port,
+            device = inputs.device,
+            "data plane started"
+        );
+        Ok(Self {
+            events: transport.events(),
+            device,
+            transport,
+            name: inputs.device.to_owned(),
+            lanes,
+            fresh: true,
+        })
+    }
+
+    /// The WireGuard device.
+    pub(super) const fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Counts initiations: peers remember the stamp of each.
+    pub(super) fn initiations_sent(&self) -> u64 {
+        self.device.initiations_sent()
+    }
+
+    /// Waits for a reason to reconcile. Dropping the future loses nothing.
+    pub(super) async fn changed(&self) {
+        let events = self.events.next().await;
+        debug!(?events, "the transport told");
+    }
+
+    /// The transport's counters, summed over the lanes.
+    pub(super) fn counters(&self) -> Vec<(Counter, u64)> {
+        let lanes = self.transport.counters();
+        let sum = |counter| lanes.iter().map(|counts| counts.get(counter)).sum();
+        Counter::ALL
+            .iter()
+            .map(|counter| (*counter, sum(*counter)))
+            .collect()
+    }
+
+    /// Makes the TUN device anew if it is the planner's word that there is none; right after
+    /// [`Self::start`] there is one.
+    pub(super) fn ensure_device(&mut self) -> anyhow::Result<()> {
+        if std::mem::replace(&mut self.fresh, false) {
+            return Ok(());
+        }
+        self.transport
+            .replace_tun(TunDevice::open(&self.name, self.lanes)?);
+        info!(device = self.name, "made the lost device anew");
+        Ok(())
+    }
+
+    /// The pass that opened the TUN device is over.
+    pub(super) const fn settle(&mut self) {
+        self.fresh = false;
+    }
+
+    /// Stops the lane threads; the device stays.
+    pub(super) fn stop(self) {
+        self.transport.stop();
+    }
+}

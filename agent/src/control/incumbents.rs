@@ -1,0 +1,145 @@
+//! Which claims a completed handshake has confirmed: later claimants cannot take what they hold.
+
+use podwire_core::key::PublicKey;
+use podwire_core::mesh::{DesiredMesh, Incumbent, Incumbents, Pair};
+use podwire_core::node::NodeName;
+use podwire_registry::nodes::Nodes;
+
+/// The incumbents after these handshakes: a node whose peer in force has completed one is added,
+/// and one whose Node is gone (or was created again) is forgotten. `confirmed` says whether the
+/// data plane has a session with the peer.
+pub(crate) fn incumbents(
+    before: &Incumbents,
+    nodes: &Nodes,
+    mesh: &DesiredMesh,
+    confirmed: impl Fn(&NodeName) -> Option<PublicKey>,
+) -> Incumbents {
+    let mut after: Incumbents = before
+        .iter()
+        .filter(|(name, incumbent)| {
+            // A manifest that cannot be read does not free what its Node holds.
+            nodes.rejected.contains_key(*name)
+                || nodes
+                    .nodes
+                    .get(*name)
+                    .is_some_and(|node| node.uid == incumbent.uid)
+        })
+        .map(|(name, incumbent)| (name.clone(), incumbent.clone()))
+        .collect();
+    for (name, peer) in &mesh.peers {
+        let Pair::Encrypted(pair) = &peer.pair else {
+            continue;
+        };
+        let Some((lane, others)) = pair.lanes.split_first() else {
+            continue;
+        };
+        // A session under a key that was replaced proves nothing about the one that is claimed now.
+        if confirmed(name) == Some(lane.key) {
+            after.insert(
+                name.clone(),
+                Incumbent {
+                    uid: peer.uid.clone(),
+                    public_key: lane.key,
+                    other_lanes: others.iter().map(|other| other.key).collect(),
+                },
+            );
+        }
+    }
+    after
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use podwire_core::mesh::{HostNetworkPeers, OwnNode, Policy, desired_mesh};
+    use podwire_core::node::Node;
+    use podwire_core::record::{LaneKeys, Mode, Record};
+
+    use super::*;
+
+    fn key(byte: u8) -> PublicKey {
+        PublicKey::from_bytes([byte; 32]).expect("not zero")
+    }
+
+    fn peer(uid: &str) -> Arc<Node> {
+        let record = Record {
+            mode: Mode::Encrypted,
+            pod_cidrs: vec!["10.244.2.0/24".parse().expect("cidr")],
+            endpoints: Vec::new(),
+            current: Some(LaneKeys {
+                public_key: key(2),
+                lanes: Vec::new(),
+            }),
+            next: None,
+            previous: None,
+            key_generation: 1,
+            key_created: None,
+            rotation_phase: None,
+            epoch: 0,
+        };
+        Arc::new(Node {
+            name: "node-2".parse().expect("name"),
+            uid: uid.to_owned(),
+            created: 0,
+            pod_cidrs: record.pod_cidrs.clone(),
+            addresses: Vec::new(),
+            annotations: record.to_annotations(),
+        })
+    }
+
+    fn nodes(peers: &[Arc<Node>]) -> Nodes {
+        let named = peers
+            .iter()
+            .map(|node| (node.name.clone(), Arc::clone(node)));
+        Nodes {
+            nodes: named.collect(),
+            ..Nodes::default()
+        }
+    }
+
+    fn mesh(nodes: &Nodes) -> DesiredMesh {
+        let own = OwnNode {
+            name: "node-1".parse().expect("name"),
+            mode: Mode::Encrypted,
+            pod_cidrs: vec!["10.244.1.0/24".parse().expect("cidr")],
+            addresses: Vec::new(),
+            public_keys: Vec::new(),
+        };
+        let policy = Policy {
+            cluster_cidrs: vec!["10.244.0.0/16".parse().expect("cidr")],
+            host_network_peers: HostNetworkPeers::Allow,
+            endpoint_cidrs: Vec::new(),
+        };
+        desired_mesh(&nodes.nodes, &own, &Incumbents::new(), &policy)
+    }
+
+    #[test]
+    fn only_a_completed_handshake_makes_an_incumbent() {
+        let nodes = nodes(&[peer("a")]);
+        let none = incumbents(&BTreeMap::new(), &nodes, &mesh(&nodes), |_| None);
+        assert!(none.is_empty());
+        let one = incumbents(&BTreeMap::new(), &nodes, &mesh(&nodes), |_| Some(key(2)));
+        assert_eq!(one.len(), 1);
+    }
+
+    #[test]
+    fn a_session_under_another_key_makes_no_incumbent() {
+        let nodes = nodes(&[peer("a")]);
+        let none = incumbents(&BTreeMap::new(), &nodes, &mesh(&nodes), |_| Some(key(3)));
+        assert!(none.is_empty());
+    }
+
+    #[test]
+    fn an_incumbent_is_forgotten_with_its_node_and_not_with_its_session() {
+        let before = nodes(&[peer("a")]);
+        let known = incumbents(&BTreeMap::new(), &before, &mesh(&before), |_| Some(key(2)));
+        let idle = incumbents(&known, &before, &mesh(&before), |_| None);
+        assert_eq!(idle, known);
+        let again = nodes(&[peer("b")]);
+        assert!(incumbents(&known, &again, &mesh(&again), |_| None).is_empty());
+        let gone = nodes(&[]);
+        assert!(incumbents(&known, &gone, &mesh(&gone), |_| None).is_empty());
+    }
+}

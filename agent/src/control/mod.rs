@@ -1,0 +1,16 @@
+//! The control plane: observe, plan, apply.
+
+mod agent;
+mod boot;
+pub(crate) mod cleanup;
+mod contradictions;
+mod data_plane;
+mod incumbents;
+mod mode;
+mod own_record;
+mod problems;
+mod reconcile;
+pub(crate) mod run;
+mod show;
+pub(crate) mod status;
+mod underlay_addresses;

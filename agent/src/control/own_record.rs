@@ -1,0 +1,158 @@
+//! The record that this node publishes about itself.
+
+use std::net::{IpAddr, SocketAddr};
+
+use podwire_core::key::PublicKey;
+use podwire_core::node::Node;
+use podwire_core::record::{Lane, LaneKeys, Mode, Record};
+
+/// What the record is made of beside the own Node.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnRecordInputs<'a> {
+    /// The declared mode.
+    pub(crate) mode: Mode,
+    /// Own public keys, lane 0 first; empty in host-network mode.
+    pub(crate) lanes: &'a [PublicKey],
+    /// UDP port of lane 0.
+    pub(crate) listen_port: u16,
+    /// Whether endpoints are published (`--no-endpoint` unset).
+    pub(crate) publish_endpoint: bool,
+    /// Generation of the keys.
+    pub(crate) key_generation: u64,
+    /// When the keys were made, RFC 3339.
+    pub(crate) key_created: Option<String>,
+    /// Own epoch.
+    pub(crate) epoch: u64,
+}
+
+/// Builds the own record from what the registry says about the own Node: claims are exactly what
+/// peers check them against.
+pub(crate) fn own_record(node: &Node, inputs: &OwnRecordInputs<'_>) -> Record {
+    let encrypted = inputs.mode == Mode::Encrypted;
+    let current = inputs
+        .lanes
+        .split_first()
+        .filter(|_| encrypted)
+        .map(|(first, others)| LaneKeys {
+            public_key: *first,
+            lanes: (1..)
+                .zip(others)
+                .map(|(lane, key)| Lane {
+                    port: inputs.listen_port + lane,
+                    key: *key,
+                })
+                .collect(),
+        });
+    Record {
+        mode: inputs.mode,
+        pod_cidrs: node.pod_cidrs.clone(),
+        endpoints: if encrypted && inputs.publish_endpoint {
+            endpoints(&node.addresses, inputs.listen_port)
+        } else {
+            Vec::new()
+        },
+        current,
+        next: None,
+        previous: None,
+        key_generation: inputs.key_generation,
+        key_created: inputs.key_created.clone(),
+        rotation_phase: None,
+        epoch: inputs.epoch,
+    }
+}
+
+/// The first address of each family, in the Node's order of preference.
+fn endpoints(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    let first = |v4: bool| addresses.iter().find(|address| address.is_ipv4() == v4);
+    let mut chosen: Vec<&IpAddr> = [first(true), first(false)].into_iter().flatten().collect();
+    chosen.sort_by_key(|address| addresses.iter().position(|other| other == *address));
+    chosen
+        .into_iter()
+        .map(|address| SocketAddr::new(*address, port))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn key(byte: u8) -> PublicKey {
+        PublicKey::from_bytes([byte; 32]).expect("not zero")
+    }
+
+    fn node(addresses: &[&str]) -> Node {
+        Node {
+            name: "node-1".parse().expect("name"),
+            uid: "1".to_owned(),
+            created: 0,
+            pod_cidrs: vec!["10.244.1.0/24".parse().expect("cidr")],
+            addresses: addresses
+                .iter()
+                .map(|a| a.parse().expect("address"))
+                .collect(),
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    fn inputs(mode: Mode, lanes: &[PublicKey]) -> OwnRecordInputs<'_> {
+        OwnRecordInputs {
+            mode,
+            lanes,
+            listen_port: 51880,
+            publish_endpoint: true,
+            key_generation: 1,
+            key_created: None,
+            epoch: 0,
+        }
+    }
+
+    #[test]
+    fn one_endpoint_a_family_in_the_nodes_order() {
+        let node = node(&["2001:db8::11", "192.0.2.11", "192.0.2.99"]);
+        let record = own_record(&node, &inputs(Mode::Encrypted, &[key(1), key(2)]));
+        let endpoints: Vec<String> = record.endpoints.iter().map(ToString::to_string).collect();
+        assert_eq!(endpoints, ["[2001:db8::11]:51880", "192.0.2.11:51880"]);
+    }
+
+    #[test]
+    fn lane_i_has_its_own_key_and_the_port_after_lane_0s() {
+        let record = own_record(
+            &node(&["192.0.2.11"]),
+            &inputs(Mode::Encrypted, &[key(1), key(2), key(3)]),
+        );
+        let keys = record.current.expect("encrypted");
+        assert_eq!(keys.public_key, key(1));
+        let lanes: Vec<(u16, PublicKey)> = keys
+            .lanes
+            .iter()
+            .map(|lane| (lane.port, lane.key))
+            .collect();
+        assert_eq!(lanes, [(51881, key(2)), (51882, key(3))]);
+    }
+
+    #[test]
+    fn a_host_network_record_names_no_key_and_no_endpoint() {
+        let record = own_record(
+            &node(&["192.0.2.11"]),
+            &inputs(Mode::HostNetwork, &[key(1)]),
+        );
+        assert_eq!(record.current, None);
+        assert!(record.endpoints.is_empty());
+    }
+
+    #[test]
+    fn a_node_behind_nat_publishes_no_endpoint() {
+        let keys = [key(1)];
+        let inputs = OwnRecordInputs {
+            publish_endpoint: false,
+            ..inputs(Mode::Encrypted, &keys)
+        };
+        assert!(
+            own_record(&node(&["192.0.2.11"]), &inputs)
+                .endpoints
+                .is_empty()
+        );
+    }
+}

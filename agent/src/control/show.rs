@@ -1,0 +1,135 @@
+//! What the last pass tells the admin side.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use podwire_core::kernel::Guard;
+use podwire_core::mesh::Pair;
+use podwire_registry::nodes::Synchronisation;
+
+use super::agent::Agent;
+use super::mode::ModeDecision;
+use super::status::{API_VERSION, DeviceStatus, PeerCounts, RegistryStatus, Status};
+
+impl Agent {
+    /// Replaces the shown status.
+    pub(super) fn show(&self) {
+        let encrypted = self.data_plane.is_some();
+        let mut problems = self.problems.list();
+        if !self.nodes.is_synchronised()
+            && self.mesh.as_ref().is_none_or(|mesh| mesh.peers.is_empty())
+        {
+            problems.push("the registry has not told the nodes yet".to_owned());
+        } else if self.own_node().is_none_or(|node| node.pod_cidrs.is_empty()) {
+            problems.push(format!(
+                "the registry knows no Node {} with spec.podCIDRs yet",
+                self.config.node_name
+            ));
+        }
+        if self.mode == ModeDecision::Undecided {
+            problems.push("the mode of this node is undecided".to_owned());
+        }
+        let status = Status {
+            api_version: API_VERSION.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.config.node_name.to_string(),
+            mode: self.mode.as_str().to_owned(),
+            ready: self.ready,
+            problems,
+            public_key: self
+                .state
+                .public_keys()
+                .first()
+                .filter(|_| encrypted)
+                .map(ToString::to_string),
+            key_generation: self.state.key_generation(),
+            epoch: self.state.epoch(),
+            lanes: if encrypted { self.config.lanes } else { 0 },
+            listen_port: self.config.listen_port,
+            pod_cidrs: self
+                .own_node()
+                .map(|node| node.pod_cidrs.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
+            device: self.device_status(),
+            registry: self.registry_status(),
+            peers: self.peer_counts(),
+            refusals: self.refusals(),
+            unroutable: self
+                .shown
+                .unroutable
+                .load()
+                .iter()
+                .map(|(name, reason)| (name.to_string(), reason.to_string()))
+                .collect(),
+            plaintext: self.plaintext(),
+            reconcile: self.progress.clone(),
+        };
+        self.shown.status.store(Arc::new(status));
+    }
+
+    fn device_status(&self) -> DeviceStatus {
+        let kernel = self.shown.kernel.load();
+        DeviceStatus {
+            name: self.config.device.clone(),
+            up: kernel.device.as_ref().is_some_and(|device| device.up),
+            mtu: kernel.device.as_ref().map_or(0, |device| device.mtu),
+            addresses: kernel.addresses.iter().map(ToString::to_string).collect(),
+            routes: kernel.routes.len(),
+            guard: match &kernel.guard {
+                Guard::Installed(_) => "installed",
+                Guard::Altered => "altered",
+                Guard::Missing => "missing",
+            }
+            .to_owned(),
+        }
+    }
+
+    fn registry_status(&self) -> RegistryStatus {
+        RegistryStatus {
+            kind: self.registry.kind().to_owned(),
+            synchronised: self.nodes.is_synchronised(),
+            lost: match &self.nodes.state {
+                Synchronisation::Lost(loss) => Some(loss.to_string()),
+                Synchronisation::Starting | Synchronisation::Synchronised => None,
+            },
+            nodes: self.nodes.nodes.len(),
+            writes: self.registry_writes,
+        }
+    }
+
+    fn peer_counts(&self) -> PeerCounts {
+        let mut counts = PeerCounts::default();
+        for peer in self.mesh.iter().flat_map(|mesh| mesh.peers.values()) {
+            counts.total += 1;
+            match &peer.pair {
+                Pair::Encrypted(_) => counts.encrypted += 1,
+                Pair::HostNetwork => counts.host_network += 1,
+                Pair::Closed(_) => counts.closed += 1,
+            }
+        }
+        counts.up = self.shown.peers_up.load(Ordering::Relaxed);
+        counts
+    }
+
+    fn refusals(&self) -> std::collections::BTreeMap<String, String> {
+        let claims = self.mesh.iter().flat_map(|mesh| &mesh.refusals);
+        let mut refusals: std::collections::BTreeMap<String, String> = claims
+            .map(|(name, refusal)| (name.to_string(), refusal.to_string()))
+            .collect();
+        for (name, rejection) in &self.nodes.rejected {
+            refusals.insert(name.to_string(), rejection.to_string());
+        }
+        for name in &self.nodes.misnamed {
+            refusals.insert(name.clone(), "no Node can have this name".to_owned());
+        }
+        refusals
+    }
+
+    fn plaintext(&self) -> Vec<String> {
+        let peers = self.mesh.iter().flat_map(|mesh| &mesh.peers);
+        peers
+            .filter(|(_, peer)| peer.pair == Pair::HostNetwork)
+            .map(|(name, _)| name.to_string())
+            .collect()
+    }
+}

@@ -1,0 +1,111 @@
+//! What the agent tells about itself: served on the admin socket, printed by `podwire-agent
+//! status`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the JSON form.
+pub(crate) const API_VERSION: &str = "podwire.dev/v1";
+
+/// The state of one agent, replaced as a whole after each reconcile.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) struct Status {
+    pub(crate) api_version: String,
+    pub(crate) version: String,
+    pub(crate) node: String,
+    /// `encrypted`, `host-network`, or `closed` (encrypted without a usable device), or
+    /// `undecided`.
+    pub(crate) mode: String,
+    pub(crate) ready: bool,
+    /// Why the node is not ready, or what an operator should look at.
+    pub(crate) problems: Vec<String>,
+    pub(crate) public_key: Option<String>,
+    pub(crate) key_generation: u64,
+    pub(crate) epoch: u64,
+    pub(crate) lanes: usize,
+    pub(crate) listen_port: u16,
+    pub(crate) pod_cidrs: Vec<String>,
+    pub(crate) device: DeviceStatus,
+    pub(crate) registry: RegistryStatus,
+    pub(crate) peers: PeerCounts,
+    /// Nodes that are no peers, and why.
+    pub(crate) refusals: BTreeMap<String, String>,
+    /// Peers whose packets have no way to go, and why.
+    pub(crate) unroutable: BTreeMap<String, String>,
+    /// Peers with which traffic is declared plaintext.
+    pub(crate) plaintext: Vec<String>,
+    pub(crate) reconcile: ReconcileStatus,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct DeviceStatus {
+    pub(crate) name: String,
+    pub(crate) up: bool,
+    pub(crate) mtu: u32,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) routes: usize,
+    pub(crate) guard: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RegistryStatus {
+    pub(crate) kind: String,
+    pub(crate) synchronised: bool,
+    pub(crate) lost: Option<String>,
+    pub(crate) nodes: usize,
+    pub(crate) writes: u64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct PeerCounts {
+    pub(crate) total: usize,
+    pub(crate) encrypted: usize,
+    pub(crate) host_network: usize,
+    pub(crate) closed: usize,
+    /// Encrypted peers with a live session.
+    pub(crate) up: usize,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ReconcileStatus {
+    pub(crate) runs: u64,
+    pub(crate) errors: u64,
+    /// Changes made to the kernel since start.
+    pub(crate) kernel_changes: u64,
+    /// Peers added, changed and removed in the data plane since start.
+    pub(crate) peer_changes: u64,
+    pub(crate) last_error: Option<String>,
+    /// Milliseconds that the longest reconcile took.
+    pub(crate) longest_ms: u64,
+}
+
+/// One peer as `podwire-agent peers` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PeerRow {
+    pub(crate) node: String,
+    /// `encrypted`, `host-network` or `closed`.
+    pub(crate) mode: String,
+    /// `up`, `handshaking`, `idle`, `down`; `plaintext` or `closed` for the other modes.
+    pub(crate) state: String,
+    pub(crate) public_key: Option<String>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) pod_cidrs: Vec<String>,
+    /// Seconds since the last completed handshake.
+    pub(crate) latest_handshake_seconds: Option<u64>,
+    pub(crate) lanes_up: usize,
+    pub(crate) lanes: usize,
+    pub(crate) received_bytes: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_packets: u64,
+    pub(crate) sent_packets: u64,
+    pub(crate) handshakes: u64,
+}
+
+/// One row of `podwire-agent drops`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DropRow {
+    pub(crate) reason: String,
+    pub(crate) packets: u64,
+}

@@ -1,0 +1,256 @@
+//! The guard table `inet podwire` (DESIGN.md section 7): installed, observed, counted, removed.
+//!
+//! Whether the kernel still holds what was installed is told by comparison with a dump taken right
+//! after the installation; what a rule looks like in a dump differs between kernels.
+
+mod expression;
+mod ruleset;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+use netlink_packet_netfilter::nftables::{
+    ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementList,
+    SetElementMessage, SetMessage, TableAttribute, TableMessage,
+};
+use podwire_core::kernel::{Guard, GuardTable};
+use rtnetlink::packet_core::DefaultNla;
+
+use self::ruleset::{EGRESS_REFUSED, INGRESS_DROPPED, TABLE};
+use super::nftables::{Dumped, Nftables, attributes_in, value};
+
+/// Attribute numbers of `linux/netfilter/nf_tables.h`.
+mod attribute {
+    pub(super) const CHAIN_TABLE: u16 = 1;
+    pub(super) const CHAIN_HANDLE: u16 = 2;
+    pub(super) const CHAIN_USE: u16 = 6;
+    pub(super) const CHAIN_COUNTERS: u16 = 8;
+    pub(super) const TABLE_USE: u16 = 3;
+    pub(super) const TABLE_HANDLE: u16 = 4;
+    pub(super) const RULE_HANDLE: u16 = 3;
+    pub(super) const RULE_POSITION: u16 = 6;
+    pub(super) const SET_NAME: u16 = 2;
+    pub(super) const SET_HANDLE: u16 = 16;
+    pub(super) const SET_ELEMENTS: u16 = 3;
+    pub(super) const OBJECT_TABLE: u16 = 1;
+    pub(super) const OBJECT_NAME: u16 = 2;
+    pub(super) const OBJECT_DATA: u16 = 4;
+    pub(super) const OBJECT_USE: u16 = 5;
+    pub(super) const OBJECT_HANDLE: u16 = 6;
+    pub(super) const COUNTER_PACKETS: u16 = 2;
+}
+
+/// Packets that the guards stopped since the table was first installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GuardCounters {
+    /// To the cluster's pod CIDRs, by a way that would have been plaintext.
+    pub(crate) egress_refused: u64,
+    /// From the cluster's pod CIDRs, by a link that they cannot come from.
+    pub(crate) ingress_dropped: u64,
+}
+
+/// What was installed, and how the kernel shows it.
+#[derive(Debug)]
+pub(super) struct Installed {
+    table: GuardTable,
+    fingerprint: Fingerprint,
+    /// The generation at which the kernel was last seen to hold it.
+    generation: u32,
+}
+
+/// Everything in the table but handles, use counts and counter values.
+type Fingerprint = Vec<Vec<u8>>;
+
+/// Replaces the whole table in one transaction; the counters go on from where they were.
+pub(super) fn install(table: &GuardTable) -> io::Result<Installed> {
+    let mut nftables = Nftables::open()?;
+    let counted = read_counters(&mut nftables)?;
+    nftables.transaction(ruleset::replace(table, counted))?;
+    let (generation, dumped) = consistent(&mut nftables)?;
+    let fingerprint = dumped.ok_or(io::ErrorKind::NotFound)?;
+    Ok(Installed {
+        table: table.clone(),
+        fingerprint,
+        generation,
+    })
+}
+
+/// Compares what is in the kernel with what was installed.
+pub(super) fn observe(installed: Option<&mut Installed>) -> io::Result<Guard> {
+    let mut nftables = Nftables::open()?;
+    let Some(installed) = installed else {
+        let exists = nftables.get(table_query())?.is_some();
+        return Ok(if exists {
+            Guard::Altered
+        } else {
+            Guard::Missing
+        });
+    };
+    if nftables.generation()? == installed.generation {
+        return Ok(Guard::Installed(installed.table.clone()));
+    }
+    let (generation, dumped) = consistent(&mut nftables)?;
+    Ok(match dumped {
+        None => Guard::Missing,
+        Some(fingerprint) if fingerprint == installed.fingerprint => {
+            installed.generation = generation;
+            Guard::Installed(installed.table.clone())
+        }
+        Some(_) => Guard::Altered,
+    })
+}
+
+/// What the guards have stopped; zero where there is no table.
+pub(super) fn counters() -> io::Result<GuardCounters> {
+    read_counters(&mut Nftables::open()?)
+}
+
+/// Removes the table; whether there was one.
+pub(super) fn remove() -> io::Result<bool> {
+    let mut nftables = Nftables::open()?;
+    if nftables.get(table_query())?.is_none() {
+        return Ok(false);
+    }
+    nftables.transaction(ruleset::remove())?;
+    Ok(true)
+}
+
+/// A fingerprint that no change of any table came between, and its generation.
+fn consistent(nftables: &mut Nftables) -> io::Result<(u32, Option<Fingerprint>)> {
+    /// Changes of other tables come in bursts, of some milliseconds between them.
+    const ATTEMPTS: usize = 20;
+    for _ in 0..ATTEMPTS {
+        let before = nftables.generation()?;
+        let dumped = match fingerprint(nftables) {
+            // Removed between two of the dumps.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        if nftables.generation()? == before {
+            return Ok((before, dumped));
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+fn table_query() -> NfTablesMessage {
+    let attributes = vec![TableAttribute::Name(TABLE.to_owned())];
+    NfTablesMessage::GetTable(TableMessage { attributes })
+}
+
+fn fingerprint(nftables: &mut Nftables) -> io::Result<Option<Fingerprint>> {
+    use attribute::{
+        CHAIN_COUNTERS, CHAIN_HANDLE, CHAIN_TABLE, CHAIN_USE, OBJECT_DATA, OBJECT_HANDLE,
+        OBJECT_TABLE, OBJECT_USE, RULE_HANDLE, RULE_POSITION, SET_HANDLE, SET_NAME, TABLE_HANDLE,
+        TABLE_USE,
+    };
+    let Some(table) = nftables.get(table_query())? else {
+        return Ok(None);
+    };
+    let mut print = vec![stable("table", &table, &[TABLE_USE, TABLE_HANDLE])];
+
+    let all = NfTablesMessage::GetChain(ChainMessage {
+        attributes: Vec::new(),
+    });
+    for chain in nftables
+        .dump(&all)?
+        .iter()
+        .filter(|chain| is_ours(chain, CHAIN_TABLE))
+    {
+        print.push(stable(
+            "chain",
+            chain,
+            &[CHAIN_HANDLE, CHAIN_USE, CHAIN_COUNTERS],
+        ));
+    }
+    let attributes = vec![RuleAttribute::Table(TABLE.to_owned())];
+    let rules = NfTablesMessage::GetRule(RuleMessage { attributes });
+    for (position, rule) in nftables.dump(&rules)?.iter().enumerate() {
+        // The order of the rules counts, that of the dump of all else does not.
+        let place = format!("rule {position:4}");
+        print.push(stable(&place, rule, &[RULE_HANDLE, RULE_POSITION]));
+    }
+    let objects = NfTablesMessage::GetObject(vec![text(OBJECT_TABLE, TABLE)]);
+    for object in &nftables.dump(&objects)? {
+        print.push(stable(
+            "object",
+            object,
+            &[OBJECT_DATA, OBJECT_USE, OBJECT_HANDLE],
+        ));
+    }
+    let attributes = vec![SetAttribute::Table(TABLE.to_owned())];
+    let sets = NfTablesMessage::GetSet(SetMessage { attributes });
+    for set in &nftables.dump(&sets)? {
+        print.push(stable("set", set, &[SET_HANDLE]));
+        let name = set.value(SET_NAME).ok_or(io::ErrorKind::InvalidData)?;
+        elements(nftables, &name, &mut print)?;
+    }
+    print.sort_unstable();
+    Ok(Some(print))
+}
+
+/// One entry for each element: how many come in one message is the kernel's affair.
+fn elements(nftables: &mut Nftables, set: &[u8], print: &mut Fingerprint) -> io::Result<()> {
+    let name = String::from_utf8_lossy(set)
+        .trim_end_matches('\0')
+        .to_owned();
+    let attributes = vec![
+        SetElementList::Table(TABLE.to_owned()),
+        SetElementList::Set(name),
+    ];
+    let query = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+    for message in &nftables.dump(&query)? {
+        let list = message.value(attribute::SET_ELEMENTS).unwrap_or_default();
+        for element in attributes_in(&list)? {
+            print.push([b"element ", set, &value(&element)].concat());
+        }
+    }
+    Ok(())
+}
+
+fn is_ours(dumped: &Dumped, table: u16) -> bool {
+    dumped
+        .value(table)
+        .is_some_and(|name| name.strip_suffix(b"\0") == Some(TABLE.as_bytes()))
+}
+
+/// The object without the attributes that change by themselves.
+fn stable(kind: &str, dumped: &Dumped, volatile: &[u16]) -> Vec<u8> {
+    use rtnetlink::packet_core::{NLA_TYPE_MASK, Nla as _};
+    let mut bytes = kind.as_bytes().to_vec();
+    for attribute in &dumped.attributes {
+        let number = attribute.kind() & NLA_TYPE_MASK;
+        if !volatile.contains(&number) {
+            bytes.extend(number.to_be_bytes());
+            bytes.extend(value(attribute));
+        }
+    }
+    bytes
+}
+
+fn text(kind: u16, text: &str) -> DefaultNla {
+    DefaultNla::new(kind, [text.as_bytes(), b"\0"].concat())
+}
+
+fn read_counters(nftables: &mut Nftables) -> io::Result<GuardCounters> {
+    let query = NfTablesMessage::GetObject(vec![text(attribute::OBJECT_TABLE, TABLE)]);
+    let mut counters = GuardCounters::default();
+    for object in nftables.dump(&query)? {
+        let name = object.value(attribute::OBJECT_NAME).unwrap_or_default();
+        let data = object.value(attribute::OBJECT_DATA).unwrap_or_default();
+        let data = Dumped {
+            attributes: attributes_in(&data)?,
+        };
+        let packets = data
+            .value(attribute::COUNTER_PACKETS)
+            .and_then(|be| be.try_into().ok());
+        let packets = packets.map_or(0, u64::from_be_bytes);
+        match name.strip_suffix(b"\0") {
+            Some(name) if name == EGRESS_REFUSED.as_bytes() => counters.egress_refused = packets,
+            Some(name) if name == INGRESS_DROPPED.as_bytes() => counters.ingress_dropped = packets,
+            _ => {}
+        }
+    }
+    Ok(counters)
+}

@@ -1,0 +1,259 @@
+//! The kernel's state over netlink: observed, changed, watched, cleaned up.
+//!
+//! Effects only: what to change is decided by `podwire_core::plan`.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "netlink's attributes are an open set, of which a few are looked for"
+)]
+
+mod cleanup;
+mod device;
+mod error;
+mod exchange;
+mod guard;
+mod nftables;
+mod route;
+#[cfg(test)]
+pub(crate) mod tests;
+mod underlay;
+mod watch;
+
+use std::net::IpAddr;
+
+use podwire_core::kernel::{Change, Device, Kernel, Underlay};
+use rtnetlink::Handle;
+use tokio::task::JoinHandle;
+
+pub(crate) use self::error::Error;
+pub(crate) use self::guard::GuardCounters;
+pub(crate) use self::watch::Watch;
+
+use self::guard::Installed;
+use self::route::Routes;
+
+/// A connection to the kernel of the current network namespace, for one device.
+#[derive(Debug)]
+pub(crate) struct Netlink {
+    handle: Handle,
+    connection: JoinHandle<()>,
+    device_name: String,
+    /// Index of the device, as last looked up.
+    device_index: Option<u32>,
+    /// The main table, as last dumped.
+    routes: Routes,
+    /// The guard table that this process installed.
+    installed: Option<Installed>,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Netlink {
+    /// Opens a netlink socket. Takes a running tokio runtime, on which its answers are received.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`].
+    pub(crate) fn open(device_name: &str) -> Result<Self, Error> {
+        let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()
+            .map_err(|source| Error::Open { source })?;
+        // Without these, a request that was acknowledged and one whose connection died look alike.
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
+        Ok(Self {
+            handle,
+            connection: tokio::spawn(connection),
+            device_name: device_name.to_owned(),
+            device_index: None,
+            routes: Routes::default(),
+            installed: None,
+        })
+    }
+
+    /// Observes the part of the kernel's state that is ours.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ForeignDevice`] if the device's name is taken; [`Error::Read`].
+    pub(crate) async fn observe(&mut self) -> Result<Kernel, Error> {
+        let device = self.device().await?;
+        let addresses = match self.device_index {
+            Some(index) => device::addresses(&self.handle, index)
+                .await
+                .map_err(|source| Error::Read {
+                    what: "the device's addresses",
+                    source,
+                })?,
+            None => Default::default(),
+        };
+        self.routes = Routes::read(&self.handle)
+            .await
+            .map_err(|source| Error::Read {
+                what: "the main route table",
+                source,
+            })?;
+        let guard = guard::observe(self.installed.as_mut()).map_err(|source| Error::Guard {
+            action: "read",
+            source,
+        })?;
+        Ok(Kernel {
+            device,
+            addresses,
+            routes: self.routes.own(self.device_index),
+            guard,
+        })
+    }
+
+    /// Observes routes and guard table alone: what a device of that name is does not matter yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`], [`Error::Guard`].
+    pub(crate) async fn observe_guards(&mut self) -> Result<Kernel, Error> {
+        self.routes = Routes::read(&self.handle)
+            .await
+            .map_err(|source| Error::Read {
+                what: "the main route table",
+                source,
+            })?;
+        let guard = guard::observe(self.installed.as_mut()).map_err(|source| Error::Guard {
+            action: "read",
+            source,
+        })?;
+        Ok(Kernel {
+            routes: self.routes.own(None),
+            guard,
+            ..Kernel::default()
+        })
+    }
+
+    /// Asks the kernel for the path to each address. Addresses with no path are left out: own and
+    /// unreachable ones, and those whose route goes through the device itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`].
+    pub(crate) async fn underlay(
+        &mut self,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> Result<Underlay, Error> {
+        underlay::underlay(&self.handle, addresses, &self.device_name)
+            .await
+            .map_err(|source| Error::Read {
+                what: "the paths to the other nodes",
+                source,
+            })
+    }
+
+    /// Carries out one change. Each is idempotent. A route is replaced with no moment in between
+    /// without one; the guard table likewise.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CreateDevice`] for that change, which is the transport's; [`Error::RouteOccupied`]
+    /// if somebody else's route has the key; otherwise what names the object that the kernel
+    /// refused to change.
+    pub(crate) async fn apply(&mut self, change: &Change) -> Result<(), Error> {
+        let name = || self.device_name.clone();
+        match change {
+            Change::InstallGuard(table) => {
+                let installed = guard::install(table).map_err(|source| Error::Guard {
+                    action: "install",
+                    source,
+                })?;
+                self.installed = Some(installed);
+                Ok(())
+            }
+            Change::CreateDevice => Err(Error::CreateDevice { name: name() }),
+            Change::SetDevice(device) => {
+                let index = self.existing_device().await?;
+                device::set(&self.handle, index, device)
+                    .await
+                    .map_err(|source| Error::Device {
+                        name: self.device_name.clone(),
+                        source,
+                    })
+            }
+            Change::AddAddress(address) => {
+                let index = self.existing_device().await?;
+                device::add_address(&self.handle, index, *address)
+                    .await
+                    .map_err(|source| self.address_error(*address, source))
+            }
+            Change::RemoveAddress(address) => {
+                let index = self.existing_device().await?;
+                device::remove_address(&self.handle, index, *address)
+                    .await
+                    .map_err(|source| self.address_error(*address, source))
+            }
+            Change::SetRoute(key, action) => {
+                if self.device_index.is_none() {
+                    self.device().await?;
+                }
+                let done = self
+                    .routes
+                    .set(&self.handle, *key, action, self.device_index)
+                    .await;
+                if done.is_err() {
+                    // The device may have been made anew, with another index.
+                    self.device_index = None;
+                }
+                done
+            }
+            Change::RemoveRoute(key, _) => self.routes.remove(&self.handle, *key).await,
+        }
+    }
+
+    /// What the guards have stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Guard`].
+    #[expect(
+        clippy::unused_self,
+        reason = "the namespace is that of this connection's thread"
+    )]
+    pub(crate) fn guard_counters(&self) -> Result<GuardCounters, Error> {
+        guard::counters().map_err(|source| Error::Guard {
+            action: "read",
+            source,
+        })
+    }
+
+    fn address_error(&self, address: ipnet::IpNet, source: std::io::Error) -> Error {
+        Error::Address {
+            address,
+            name: self.device_name.clone(),
+            source,
+        }
+    }
+
+    /// Looks the device up, and remembers its index.
+    async fn device(&mut self) -> Result<Option<Device>, Error> {
+        self.device_index = None;
+        let found = device::find(&self.handle, &self.device_name)
+            .await
+            .map_err(|source| Error::Read {
+                what: "the device",
+                source,
+            })?;
+        let Some(found) = found else { return Ok(None) };
+        let device = found.device.map_err(|kind| Error::ForeignDevice {
+            name: self.device_name.clone(),
+            kind,
+        })?;
+        self.device_index = Some(found.index);
+        Ok(Some(device))
+    }
+
+    async fn existing_device(&mut self) -> Result<u32, Error> {
+        self.device().await?;
+        self.device_index.ok_or_else(|| Error::NoDevice {
+            name: self.device_name.clone(),
+        })
+    }
+}

@@ -1,0 +1,296 @@
+//! The state folder (`/var/lib/podwire`): what makes this node the same node after a restart.
+//!
+//! ```text
+//! lock            one agent a node
+//! keys            private keys of all lanes        damaged or missing: an error, never new keys
+//! history.json    starts, epoch, ever encrypted    damaged or missing: an error
+//! snapshot.json   the last known mesh              damaged: reported and ignored
+//! ```
+//! Every file is replaced atomically and synced. Order of a first start: history, keys, history
+//! with
+//! `has_keys`; so a crash at any point of it leaves what the next start can tell from a loss.
+
+mod error;
+mod folder;
+mod history;
+mod keys;
+mod snapshot;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use podwire_core::key::{PrivateKey, PublicKey};
+use podwire_core::mesh::Incumbents;
+use podwire_core::node::{Node, NodeName};
+use tracing::warn;
+
+pub(crate) use error::StateError;
+pub(crate) use folder::lock_if_there;
+use history::{EpochDecision, History};
+use keys::Keys;
+pub(crate) use snapshot::Snapshot;
+
+/// How far the stamp on disk may be behind the highest one that was sent: a crash together with a
+/// clock that went back by less locks this node out for no longer than this. Each write costs a
+/// sync.
+const STAMP_WRITE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The state of this node, locked for as long as this value lives.
+#[derive(Debug)]
+pub(crate) struct State {
+    folder: PathBuf,
+    _lock: File,
+    history: History,
+    /// Nothing of it is later than the highest stamp on disk plus [`STAMP_WRITE_INTERVAL`].
+    highest_stamp: u64,
+    initiations_sent: u64,
+    /// Public keys of the lanes in use, lane 0 first. The private ones are read when they are
+    /// needed.
+    public_keys: Vec<PublicKey>,
+    key_generation: u64,
+    key_created: String,
+    /// The keys were made by this process: no published record can be theirs.
+    keys_are_new: bool,
+    snapshot: Snapshot,
+}
+
+impl State {
+    /// Opens the state folder, which is made if it is not there, and begins a start in it: keys for
+    /// this many lanes, a process generation and an epoch are on disk when this returns.
+    ///
+    /// # Errors
+    /// Locked by another agent, unusable, or a file that is damaged, missing, exposed or from the
+    /// future; nothing is changed then.
+    pub(crate) fn open(path: &Path, lanes: usize, now: SystemTime) -> Result<Self, StateError> {
+        let lock = folder::open(path)?;
+        let history = read_history(path)?;
+        let (keys, keys_are_new) = open_keys(path, lanes, &history, now)?;
+        let history = History {
+            has_keys: true,
+            ..history.started(nanos(now))
+        };
+        history.write(path)?;
+        let snapshot = Snapshot::read(path).unwrap_or_else(|error| {
+            let error = anyhow::Error::new(error);
+            warn!("the last known mesh is ignored until the registry tells it: {error:#}");
+            Snapshot::default()
+        });
+        Ok(Self {
+            folder: path.to_owned(),
+            _lock: lock,
+            highest_stamp: history.highest_stamp,
+            history,
+            initiations_sent: 0,
+            public_keys: keys.public_keys().into_iter().take(lanes).collect(),
+            key_generation: keys.generation,
+            key_created: keys.created,
+            keys_are_new,
+            snapshot,
+        })
+    }
+
+    /// The mesh that was kept last; empty if none was, or if it cannot be read.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    /// Own public keys of the lanes in use, lane 0 first.
+    pub(crate) fn public_keys(&self) -> Vec<PublicKey> {
+        self.public_keys.clone()
+    }
+
+    /// Own private keys of the lanes in use, lane 0 first, read from disk: they are in memory only
+    /// where they are used.
+    pub(crate) fn private_keys(&self) -> Result<Vec<PrivateKey>, StateError> {
+        let mut keys = self.read_keys()?;
+        keys.lanes.truncate(self.public_keys.len());
+        Ok(keys.lanes)
+    }
+
+    /// Whether this node ever declared itself encrypted.
+    pub(crate) const fn ever_encrypted(&self) -> bool {
+        self.history.ever_encrypted
+    }
+
+    /// Remembers for good that this node is encrypted.
+    pub(crate) fn keep_ever_encrypted(&mut self) -> Result<(), StateError> {
+        self.keep_history(History {
+            ever_encrypted: true,
+            ..self.history.clone()
+        })
+    }
+
+    /// Generation of the keys; 1 for the first.
+    pub(crate) const fn key_generation(&self) -> u64 {
+        self.key_generation
+    }
+
+    /// When the keys were made, RFC 3339.
+    pub(crate) fn key_created(&self) -> Option<String> {
+        Some(self.key_created.clone())
+    }
+
+    /// Raises the generation above that of a published record which cannot be of these keys: keys
+    /// made anew after the state was lost, or restored from an old backup, are a later generation
+    /// to peers.
+    pub(crate) fn continue_key_generation(&mut self, published: u64) -> Result<(), StateError> {
+        let others = published > self.key_generation
+            || (self.keys_are_new && published == self.key_generation);
+        if others {
+            let mut keys = self.read_keys()?;
+            keys.generation = published.saturating_add(1);
+            keys.write(&self.folder)?;
+            self.key_generation = keys.generation;
+        }
+        self.keys_are_new = false;
+        Ok(())
+    }
+
+    /// What peers know this node's clock by.
+    pub(crate) const fn epoch(&self) -> u64 {
+        self.history.epoch
+    }
+
+    /// Which of the processes that follow each other this one is: 0 to 15.
+    pub(crate) fn process_generation(&self) -> u8 {
+        self.history.process_generation()
+    }
+
+    /// Remembers the highest stamp that peers may have seen, given how many initiations were sent
+    /// since this value was opened. True when another epoch begins, because the clock is behind
+    /// that stamp.
+    ///
+    /// # Errors
+    /// The disk's; the next call tries again.
+    pub(crate) fn keep_stamp(
+        &mut self,
+        now: SystemTime,
+        initiations_sent: u64,
+    ) -> Result<bool, StateError> {
+        let now = nanos(now);
+        let sent = History {
+            highest_stamp: self.highest_stamp,
+            ..self.history.clone()
+        };
+        if let EpochDecision::Change(_) = history::epoch_at(now, &sent) {
+            self.keep_history(sent.at(now))?;
+            self.highest_stamp = 0;
+            self.initiations_sent = initiations_sent;
+            return Ok(true);
+        }
+        if initiations_sent != self.initiations_sent {
+            self.initiations_sent = initiations_sent;
+            self.highest_stamp = now;
+        }
+        let behind = Duration::from_nanos(self.highest_stamp - self.history.highest_stamp);
+        if behind >= STAMP_WRITE_INTERVAL {
+            let highest_stamp = self.highest_stamp;
+            self.keep_history(History {
+                highest_stamp,
+                ..self.history.clone()
+            })?;
+        }
+        Ok(false)
+    }
+
+    /// Keeps the last known mesh; writes only what differs from what was kept.
+    pub(crate) fn keep_snapshot(
+        &mut self,
+        nodes: &BTreeMap<NodeName, Arc<Node>>,
+        incumbents: &Incumbents,
+    ) -> Result<(), StateError> {
+        if self.snapshot.nodes != *nodes || self.snapshot.incumbents != *incumbents {
+            let next = Snapshot {
+                nodes: nodes.clone(),
+                incumbents: incumbents.clone(),
+            };
+            next.write(&self.folder)?;
+            self.snapshot = next;
+        }
+        Ok(())
+    }
+
+    fn keep_history(&mut self, next: History) -> Result<(), StateError> {
+        if self.history != next {
+            next.write(&self.folder)?;
+            self.history = next;
+        }
+        Ok(())
+    }
+
+    /// The keys on disk, which must still be those of this start.
+    fn read_keys(&self) -> Result<Keys, StateError> {
+        let path = self.folder.join(keys::FILE);
+        let Some(keys) = Keys::read(&self.folder)? else {
+            return Err(StateError::Missing { path });
+        };
+        if keys.generation == self.key_generation
+            && keys.public_keys().starts_with(&self.public_keys)
+        {
+            Ok(keys)
+        } else {
+            Err(StateError::Changed { path })
+        }
+    }
+}
+
+/// The history on disk; that of a new node, put on disk, in a folder without any of a node's files.
+fn read_history(folder: &Path) -> Result<History, StateError> {
+    if let Some(history) = History::read(folder)? {
+        return Ok(history);
+    }
+    let others = [keys::FILE, snapshot::FILE];
+    if others
+        .iter()
+        .any(|file| folder.join(file).symlink_metadata().is_ok())
+    {
+        return Err(StateError::Missing {
+            path: folder.join(history::FILE),
+        });
+    }
+    let history = History::new();
+    history.write(folder)?;
+    Ok(history)
+}
+
+/// The keys on disk, with keys for lanes that were added; new ones only where there never were any.
+fn open_keys(
+    folder: &Path,
+    lanes: usize,
+    history: &History,
+    now: SystemTime,
+) -> Result<(Keys, bool), StateError> {
+    match Keys::read(folder)? {
+        Some(mut keys) => {
+            if keys.lanes.len() < lanes {
+                keys.extend(lanes)?;
+                keys.write(folder)?;
+            }
+            Ok((keys, false))
+        }
+        None if history.has_keys => Err(StateError::Missing {
+            path: folder.join(keys::FILE),
+        }),
+        None => {
+            // A clock outside all calendars still has keys; their age is for people.
+            let created = jiff::Timestamp::try_from(now).unwrap_or_default();
+            let keys = Keys::generate(lanes.max(1), created.to_string())?;
+            keys.write(folder)?;
+            Ok((keys, true))
+        }
+    }
+}
+
+/// Nanoseconds since the Unix epoch; 0 before it. Enough for five centuries.
+fn nanos(time: SystemTime) -> u64 {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
