@@ -1,0 +1,60 @@
+//! Network namespaces, nodes, pods, links, captures and probes for Podwire's tests.
+//!
+//! A scenario is a [`Topology`]; started, it is a [`Testbed`] of real processes and real packets
+//! inside namespaces that only this process holds. [`sandbox::enter`] comes first, before any
+//! thread; [`suite`] does it for tests. The addressing plan is in [`mod@address`].
+//!
+//! | variable | effect |
+//! |---|---|
+//! | `PODWIRE_AGENT_BIN` | this agent is tested, and none is built |
+//! | `PODWIRE_TESTBED_HOLD` | a failed test waits for Enter before it takes its network down |
+//! | `PODWIRE_TESTBED_LOGS` | where logs of failed tests are kept; else `target/testbed-logs` |
+//! | `PODWIRE_TESTBED_PCAP` | the underlay's traffic is kept beside the logs |
+
+pub mod address;
+mod agent_process;
+pub mod binaries;
+pub mod capture;
+mod cookie;
+mod counter;
+mod echo;
+mod host;
+mod impair;
+mod interface;
+mod iperf;
+mod link;
+pub mod matrix;
+mod namespace;
+mod node;
+mod pod;
+mod probe;
+mod registry;
+pub mod sandbox;
+mod scratch;
+pub mod suite;
+mod testbed;
+mod topology;
+mod tun;
+mod underlay;
+mod until;
+
+pub use address::{Family, IpVersion};
+pub use capture::CaptureReport;
+pub use cookie::Cookie;
+pub use counter::{TcpCount, TcpCounter, UdpCount, UdpCounter};
+pub use echo::ECHO_PORT;
+pub use host::Host;
+pub use impair::{Impairment, ImpairmentId};
+pub use iperf::{Iperf, IperfResult, cpu_seconds};
+pub use link::{Link, LinkCount, LinkQuality};
+pub use matrix::{Matrix, PairResult};
+pub use namespace::Namespace;
+pub use node::Node;
+pub use pod::{Pod, PodId};
+pub use probe::{Answer, Probe, ProbeError, Protocol};
+pub use registry::{Directory, Manifest};
+pub use scratch::Scratch;
+pub use testbed::{Testbed, WIREGUARD_PORTS};
+pub use topology::Topology;
+pub use underlay::{Underlay, UnderlayKind};
+pub use until::until;

@@ -1,0 +1,238 @@
+//! A network namespace without a name: one thread and one descriptor hold it.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use crate::sandbox::{self, Privilege};
+
+/// The thread only forks: a small stack lets a machine hold hundreds of them.
+const KEEPER_STACK_BYTES: usize = 256 * 1024;
+
+/// A request to the keeper thread: the command, and where its child goes.
+type SpawnRequest = (Command, mpsc::SyncSender<io::Result<Child>>);
+
+/// A network namespace, kept by a thread of its own until this value is dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    net: OwnedFd,
+    requests: Option<mpsc::SyncSender<SpawnRequest>>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl Namespace {
+    /// A new namespace with nothing in it but a loopback device that is down. `name` is for
+    /// messages only.
+    ///
+    /// # Errors
+    /// The kernel's, when the sandbox was not entered.
+    pub fn new(name: &str) -> Result<Self> {
+        let (ready, made) = mpsc::sync_channel(1);
+        let (requests, receiver) = mpsc::sync_channel(1);
+        let keeper = thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(KEEPER_STACK_BYTES)
+            .spawn(move || keep(&ready, &receiver))
+            .context("starting a namespace's thread")?;
+        let net = made
+            .recv()
+            .context("a namespace's thread ended at its start")?
+            .with_context(|| format!("making the network namespace of {name}"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            net,
+            requests: Some(requests),
+            keeper: Some(keeper),
+        })
+    }
+
+    /// What this namespace stands for.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A path to the namespace, for `nsenter` and `ip link ... netns`.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            self.net.as_raw_fd()
+        ))
+    }
+
+    /// The command line that opens a shell inside, from outside this process.
+    #[must_use]
+    pub fn enter_command(&self) -> String {
+        let user = match sandbox::privilege() {
+            Some(Privilege::UserNamespace) => {
+                format!(
+                    "--user=/proc/{}/ns/user --preserve-credentials ",
+                    std::process::id()
+                )
+            }
+            Some(Privilege::Inherited) | None => String::new(),
+        };
+        format!("nsenter {user}--net={}", self.path().display())
+    }
+
+    /// Runs `action` on a short-lived thread inside the namespace and returns its result.
+    ///
+    /// A socket made inside stays in the namespace wherever it is used later. A panic inside
+    /// goes on in the caller.
+    ///
+    /// # Panics
+    /// When `action` panics, or the kernel refuses the thread.
+    pub fn run<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
+        let outcome = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    move_into_link_name_space(self.net.as_fd(), Some(LinkNameSpaceType::Network))
+                        .expect("a namespace that this process made can be entered by it");
+                    action()
+                })
+                .join()
+        });
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Starts a child inside. It is killed (SIGKILL) when this value is dropped and when this
+    /// process ends in any way.
+    ///
+    /// # Errors
+    /// As [`Command::spawn`].
+    pub fn spawn(&self, mut command: Command) -> Result<Child> {
+        die_with_the_spawning_thread(&mut command);
+        let program = command.get_program().to_os_string();
+        let (reply, child) = mpsc::sync_channel(1);
+        self.requests
+            .as_ref()
+            .expect("the keeper lives as long as its namespace")
+            .send((command, reply))
+            .ok()
+            .with_context(|| format!("the thread of {} ended", self.name))?;
+        child
+            .recv()
+            .with_context(|| format!("the thread of {} ended", self.name))?
+            .with_context(|| format!("starting {} in {}", program.display(), self.name))
+    }
+
+    /// Runs a program to its end inside, with `input` as its standard input, and returns its
+    /// standard output.
+    ///
+    /// # Errors
+    /// When it cannot start or fails; its standard error is in the message.
+    pub fn output(&self, program: &str, arguments: &[&str], input: &str) -> Result<String> {
+        let path = sandbox::find_program(program)
+            .with_context(|| format!("{program} is not installed"))?;
+        let mut command = Command::new(path);
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        command.stderr(Stdio::piped());
+        let mut child = self.spawn(command)?;
+        let mut stdin = child.stdin.take().expect("standard input was asked for");
+        let output = thread::scope(|scope| {
+            // A program that fails early closes its input: its message says more than EPIPE.
+            scope.spawn(move || stdin.write_all(input.as_bytes()));
+            child.wait_with_output()
+        })?;
+        if !output.status.success() {
+            let mut message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            if !input.is_empty() {
+                let _ = write!(message, "\ninput:\n{input}");
+            }
+            bail!(
+                "`{program} {}` in {}: {message}",
+                arguments.join(" "),
+                self.name
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs lines of ip(8), each without the leading `ip`, in one process.
+    ///
+    /// # Errors
+    /// At the first line that fails, with ip's message and all lines.
+    pub fn ip(&self, lines: &[String]) -> Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.output("ip", &["-batch", "-"], &(lines.join("\n") + "\n"))
+            .map(drop)
+    }
+
+    /// Applies one nft(8) script, whole or not at all.
+    ///
+    /// # Errors
+    /// nft's message and the script.
+    pub fn nft(&self, script: &str) -> Result<()> {
+        self.output("nft", &["-f", "-"], script).map(drop)
+    }
+
+    /// Writes settings below `/proc/sys/net`, such as `("ipv4/ip_forward", "1")`.
+    ///
+    /// # Errors
+    /// The first setting that the kernel refuses or does not have.
+    pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
+        self.run(|| {
+            for (key, value) in settings {
+                fs::write(format!("/proc/sys/net/{key}"), value)
+                    .with_context(|| format!("setting net/{key} to {value} in {}", self.name))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(keeper) = self.keeper.take() {
+            // Joined, so that the namespace's children have been told to die when this returns.
+            let _ = keeper.join();
+        }
+    }
+}
+
+/// The keeper thread: makes the namespace, then starts children until its requests end.
+fn keep(ready: &mpsc::SyncSender<io::Result<OwnedFd>>, requests: &mpsc::Receiver<SpawnRequest>) {
+    let made = sandbox::unshare(UnshareFlags::NEWNET)
+        .and_then(|()| File::open("/proc/thread-self/ns/net"))
+        .map(OwnedFd::from);
+    let failed = made.is_err();
+    if ready.send(made).is_err() || failed {
+        return;
+    }
+    while let Ok((mut command, reply)) = requests.recv() {
+        let _ = reply.send(command.spawn());
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "std offers no other way to act between fork and exec"
+)]
+fn die_with_the_spawning_thread(command: &mut Command) {
+    // SAFETY: prctl(2) is async-signal-safe and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+                .map_err(io::Error::from)
+        });
+    }
+}

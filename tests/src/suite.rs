@@ -1,0 +1,177 @@
+//! Running tests that have a `main` of their own: `harness = false`.
+//!
+//! ```no_run
+//! use podwire_testbed::{Topology, matrix, suite};
+//!
+//! fn main() -> std::process::ExitCode {
+//!     suite::run(vec![("every_pod_reaches_every_pod", |context| {
+//!         let bed = context.mesh(&Topology::new().nodes(3))?;
+//!         matrix::all_reached(&bed.matrix().run())
+//!     })])
+//! }
+//! ```
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, anyhow};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::testbed::Testbed;
+use crate::topology::Topology;
+use crate::{binaries, sandbox};
+
+/// Set to any value, a failed test waits for Enter before its testbed goes.
+const HOLD_VARIABLE: &str = "PODWIRE_TESTBED_HOLD";
+
+/// Tests at a time: each has several busy processes already.
+const TEST_THREADS: usize = 2;
+
+/// A sentence, and what it says as code.
+pub type Test = (&'static str, fn(&Context) -> Result<()>);
+
+/// What a test is given.
+#[derive(Debug)]
+pub struct Context {
+    name: String,
+    agent: Option<PathBuf>,
+    testbeds: Mutex<Vec<Arc<Testbed>>>,
+}
+
+impl Context {
+    /// Starts a testbed without running agents. It is checked when the test ends
+    /// ([`Testbed::check`]), and explained when the test fails.
+    ///
+    /// # Errors
+    /// As [`Topology::start`].
+    pub fn testbed(&self, topology: &Topology) -> Result<Arc<Testbed>> {
+        let mut topology = topology.clone();
+        if topology.agent_program.is_none() {
+            topology.agent_program.clone_from(&self.agent);
+        }
+        let testbed = Arc::new(topology.start(&self.name)?);
+        let mut testbeds = self.testbeds.lock().unwrap_or_else(PoisonError::into_inner);
+        testbeds.push(Arc::clone(&testbed));
+        Ok(testbed)
+    }
+
+    /// Starts a testbed and all its agents, which are ready when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::testbed`] and [`Testbed::start_agents`].
+    pub fn mesh(&self, topology: &Topology) -> Result<Arc<Testbed>> {
+        let testbed = self.testbed(topology)?;
+        testbed.start_agents()?;
+        Ok(testbed)
+    }
+
+    /// Checks every testbed of the test.
+    fn check(&self) -> Result<()> {
+        self.started()
+            .iter()
+            .try_for_each(|testbed| testbed.check().map(drop))
+    }
+
+    fn started(&self) -> Vec<Arc<Testbed>> {
+        self.testbeds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// Runs tests with the real agent, which is built first, in a sandbox. Takes libtest's arguments.
+#[must_use]
+pub fn run(tests: Vec<Test>) -> ExitCode {
+    run_with(tests, || {
+        // Before the sandbox: a build may need the host's network.
+        let agent = binaries::agent()?;
+        sandbox::enter()?;
+        sandbox::require_tun()?;
+        Ok(Some(agent))
+    })
+}
+
+/// Runs tests that start no agent.
+#[must_use]
+pub fn run_without_agents(tests: Vec<Test>) -> ExitCode {
+    run_with(tests, || {
+        sandbox::enter()?;
+        Ok(None)
+    })
+}
+
+fn run_with(tests: Vec<Test>, prepare: impl FnOnce() -> Result<Option<PathBuf>>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(TEST_THREADS);
+    let agent = if arguments.list {
+        None
+    } else {
+        match prepare() {
+            Ok(agent) => agent,
+            Err(error) => {
+                complain(&error);
+                return ExitCode::FAILURE;
+            }
+        }
+    };
+    let trials = tests
+        .into_iter()
+        .map(|(name, test)| {
+            let agent = agent.clone();
+            Trial::test(name, move || run_one(name, test, agent))
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "there is no harness yet that could say it"
+)]
+fn complain(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+fn run_one(
+    name: &str,
+    test: fn(&Context) -> Result<()>,
+    agent: Option<PathBuf>,
+) -> Result<(), Failed> {
+    let context = Context {
+        name: name.to_owned(),
+        agent,
+        testbeds: Mutex::default(),
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(|| test(&context)))
+        .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(panic.as_ref()))));
+    let checked = context.check();
+    let Err(error) = outcome.and_then(|()| checked.context("at the end of the test")) else {
+        return Ok(());
+    };
+    let mut text = format!("{error:#}\n");
+    for testbed in context.started() {
+        text.push_str(&testbed.explain());
+    }
+    if std::env::var_os(HOLD_VARIABLE).is_some() {
+        hold(&text);
+    }
+    Err(text.into())
+}
+
+#[expect(clippy::print_stderr, reason = "asked for, at a terminal")]
+fn hold(text: &str) {
+    eprintln!("{text}\n{HOLD_VARIABLE} is set: press Enter to take it down");
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,43 @@
+//! The mesh from outside: real agents, real packets, one file for each kind of promise.
+//!
+//! Every test captures its underlay from the first packet to the last and fails on plaintext that
+//! it did not declare (`podwire_testbed::suite`).
+
+mod agent_view;
+mod bulk;
+mod bystanders;
+mod change;
+mod cleanup;
+mod host_network;
+mod hosts;
+mod lanes;
+mod paths;
+mod reach;
+mod rest;
+mod restart;
+mod scale;
+mod start;
+mod status;
+
+use std::process::ExitCode;
+
+use podwire_testbed::suite::{self, Test};
+
+fn main() -> ExitCode {
+    // The longest first, so that nothing waits for it at the end.
+    let suites: [&[Test]; 12] = [
+        rest::TESTS,
+        scale::TESTS,
+        change::TESTS,
+        restart::TESTS,
+        start::TESTS,
+        host_network::TESTS,
+        paths::TESTS,
+        lanes::TESTS,
+        reach::TESTS,
+        hosts::TESTS,
+        status::TESTS,
+        cleanup::TESTS,
+    ];
+    suite::run(suites.concat())
+}

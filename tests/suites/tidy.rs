@@ -1,0 +1,220 @@
+//! The house rules that a compiler does not check.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Longest production file; the field's good ones stay below (CONTRIBUTING.md).
+const FILE_LINES_MAX: usize = 500;
+
+/// Widest line.
+const COLUMNS_MAX: usize = 100;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the workspace")
+        .to_owned()
+}
+
+/// Every Rust file under `folder`, as paths relative to the workspace, with their text.
+fn sources(folder: &str) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the workspace") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("source is text");
+                found.insert(path.strip_prefix(root()).expect("below").to_owned(), text);
+            }
+        }
+    }
+    assert!(
+        !found.is_empty(),
+        "no sources under {folder}: the check would prove nothing"
+    );
+    found
+}
+
+/// The part of a file before its unit tests.
+fn production(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\nmod ")
+        .next()
+        .expect("split yields at least one part")
+}
+
+fn is_test_file(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    name == "tests.rs" || path.to_string_lossy().contains("/tests/")
+}
+
+fn document(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn crates_depend_on_each_other_only_in_the_designs_direction() {
+    let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("podwire-core", &[] as &[&str]),
+        ("podwire-dataplane", &["podwire-core"]),
+        ("podwire-registry", &["podwire-core"]),
+        (
+            "podwire-agent",
+            &["podwire-core", "podwire-dataplane", "podwire-registry"],
+        ),
+        ("podwire-testbed", &[]),
+    ]);
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let seen: BTreeSet<&str> = packages
+        .iter()
+        .map(|package| package["name"].as_str().expect("name"))
+        .collect();
+    assert_eq!(
+        seen,
+        allowed.keys().copied().collect(),
+        "a crate without a rule"
+    );
+    for package in packages {
+        let name = package["name"].as_str().expect("name");
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            let on = dependency["name"].as_str().expect("name");
+            if on.starts_with("podwire-") {
+                assert!(
+                    allowed[name].contains(&on),
+                    "{name} must not depend on {on}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn no_module_is_named_after_nothing() {
+    let banned = ["utils", "util", "common", "helpers", "types", "misc"];
+    for folder in ["agent", "tests"] {
+        for path in sources(folder).keys() {
+            let stem = path
+                .file_stem()
+                .and_then(|stem| stem.to_str())
+                .unwrap_or_default();
+            assert!(
+                !banned.contains(&stem),
+                "{}: name the concept",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn production_files_fit_and_lines_fit() {
+    for folder in ["agent", "tests/src"] {
+        for (path, text) in sources(folder) {
+            if is_test_file(&path) {
+                continue;
+            }
+            let lines = production(&text).lines().count();
+            assert!(lines <= FILE_LINES_MAX, "{}: {lines} lines", path.display());
+            // rustfmt wraps code; comments are ours to wrap.
+            for (number, line) in (1..).zip(text.lines()) {
+                let columns = line.chars().count();
+                assert!(
+                    columns <= COLUMNS_MAX || !line.trim_start().starts_with("//"),
+                    "{}:{number}: {columns} columns",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_transport_is_unsafe() {
+    for (path, text) in sources("agent") {
+        if path.starts_with("agent/src/transport") || is_test_file(&path) {
+            continue;
+        }
+        for (number, line) in (1..).zip(production(&text).lines()) {
+            let code = line.split("//").next().unwrap_or_default();
+            assert!(
+                !code.contains("unsafe {") && !code.contains("unsafe fn"),
+                "{}:{number}: unsafe outside agent/src/transport",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_protocol_engine_is_named_in_one_file() {
+    let named: Vec<PathBuf> = sources("agent")
+        .into_iter()
+        .filter(|(path, text)| {
+            !is_test_file(path)
+                && production(text).lines().any(|line| {
+                    line.split("//")
+                        .next()
+                        .unwrap_or_default()
+                        .contains("boringtun::")
+                })
+        })
+        .map(|(path, _)| path)
+        .collect();
+    assert_eq!(named.len(), 1, "{named:?}");
+}
+
+#[test]
+fn each_invariant_names_a_test_that_exists() {
+    let mut functions = String::new();
+    for folder in ["agent", "tests"] {
+        functions.extend(sources(folder).into_values());
+    }
+    for name in ["ARCHITECTURE.md", "SPECIFICATION.md"] {
+        let text = document(name);
+        let mut named = 0;
+        for word in text.split('`') {
+            let sentence = word.contains('_')
+                && word.matches('_').count() >= 3
+                && word
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            if sentence {
+                named += 1;
+                assert!(
+                    functions.contains(word),
+                    "{name} names the test {word}, which is not there"
+                );
+            }
+        }
+        assert!(named > 0, "{name} names no test");
+    }
+}
+
+#[test]
+fn documents_name_no_machine() {
+    for name in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "SPECIFICATION.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+    ] {
+        let text = document(name);
+        for banned in ["/root/", "/home/", "/work/", "/tmp/"] {
+            assert!(!text.contains(banned), "{name} contains {banned}");
+        }
+    }
+}
