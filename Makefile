@@ -1,0 +1,42 @@
+# Podwire: every command a developer or a user types. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+
+.PHONY: help
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## Install what is missing when allowed, else name it
+	@tests/setup
+
+.PHONY: build
+build: setup ## Build the agent and the lab, optimised
+	$(CARGO) build --release --locked -p podwire-agent -p podwire-testbed --bins
+
+.PHONY: lab
+lab: build ## Three nodes on this machine: reachability, proof of encryption, speed
+	PODWIRE_AGENT_BIN=target/release/podwire-agent target/release/lab $(LAB)
+
+.PHONY: test
+test: setup ## Every test that fits a working day: units, properties, simulated time, real meshes
+	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked -p podwire-dataplane --features sim --test it
+
+.PHONY: lint
+lint: setup ## Formatting and lints, as warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked -p podwire-dataplane --all-targets --features sim -- -D warnings
+	$(CARGO) clippy --locked -p podwire-testbed --test soak -- -D warnings
+
+.PHONY: deny
+deny: ## Licences, sources and duplicate crates of every dependency (needs cargo-deny)
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	cargo-deny --offline check licenses bans sources
+
+.PHONY: soak
+soak: build ## What takes longer than a test may: five minutes of traffic over several rekeys
+	$(CARGO) test --locked --release -p podwire-testbed --test soak
