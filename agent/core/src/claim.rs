@@ -214,6 +214,11 @@ fn read(node: &Node) -> Result<Record, Refusal> {
 
 /// What a handshake confirmed about the node that this record still says: the same Node, with the
 /// confirmed key. A node that just promoted a new key names the confirmed one as its previous one.
+///
+/// An incumbent's other keys come before a newcomer's although nobody confirmed them: else whoever
+/// copied a key that an incumbent announces would have the incumbent refused. What an incumbent can
+/// do with that, keep out a node that nobody ever reached by claiming its key, its `next` slot gives
+/// it anyway.
 fn incumbent<'a>(
     node: &Node,
     record: &Record,
