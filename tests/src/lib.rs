@@ -13,6 +13,7 @@
 
 pub mod address;
 mod agent_process;
+pub mod agent_view;
 pub mod binaries;
 pub mod capture;
 mod cookie;

@@ -30,6 +30,15 @@ const HOLD_VARIABLE: &str = "PODWIRE_TESTBED_HOLD";
 /// Tests at a time: each has several busy processes already.
 const TEST_THREADS: usize = 2;
 
+/// Set by `make soak`: a suite runs its long cases instead of its short ones.
+const SOAK_VARIABLE: &str = "PODWIRE_SOAK";
+
+/// Whether this run is for the cases that take longer than `make test` may.
+#[must_use]
+pub fn is_soak() -> bool {
+    std::env::var_os(SOAK_VARIABLE).is_some()
+}
+
 /// A sentence, and what it says as code.
 pub type Test = (&'static str, fn(&Context) -> Result<()>);
 

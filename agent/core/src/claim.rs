@@ -216,9 +216,9 @@ fn read(node: &Node) -> Result<Record, Refusal> {
 /// confirmed key. A node that just promoted a new key names the confirmed one as its previous one.
 ///
 /// An incumbent's other keys come before a newcomer's although nobody confirmed them: else whoever
-/// copied a key that an incumbent announces would have the incumbent refused. What an incumbent can
-/// do with that, keep out a node that nobody ever reached by claiming its key, its `next` slot gives
-/// it anyway.
+/// copied a key that an incumbent announces would have the incumbent refused. What an incumbent
+/// can do with that, keep out a node that nobody ever reached by claiming its key, its `next` slot
+/// gives it anyway.
 fn incumbent<'a>(
     node: &Node,
     record: &Record,

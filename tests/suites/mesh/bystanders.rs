@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::{IpVersion, Node, Testbed, UdpCounter, until};
 
-use crate::agent_view::{CONVERGENCE, Peer, peer, routes_to, status};
+use podwire_testbed::agent_view::{CONVERGENCE, Peer, peer, routes_to, status};
 
 /// Datagrams a second each way: any gap of a few milliseconds shows.
 const RATE: u32 = 200;

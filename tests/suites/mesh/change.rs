@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{IpVersion, Protocol, Testbed, Topology, matrix, until};
 
-use crate::agent_view::{CONVERGENCE, peer, routes, routes_to, status, wait_status};
 use crate::bystanders::Bystanders;
+use podwire_testbed::agent_view::{CONVERGENCE, peer, routes, routes_to, status, wait_status};
 
 pub(crate) const TESTS: &[Test] = &[
     (

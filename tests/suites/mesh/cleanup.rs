@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Node, Topology, matrix};
 
-use crate::agent_view::{program, routes, run_program};
+use podwire_testbed::agent_view::{program, routes, run_program};
 
 pub(crate) const TESTS: &[Test] = &[("cleanup_removes_what_is_ours_and_nothing_else", cleanup)];
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{IpVersion, Protocol, Testbed, Topology, UnderlayKind, matrix};
 
-use crate::agent_view::{CONVERGENCE, peer, status, wait_status};
+use podwire_testbed::agent_view::{CONVERGENCE, peer, status, wait_status};
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -220,7 +220,7 @@ fn closed(context: &Context) -> Result<()> {
     nothing_passes(&bed, &[(1, 3), (3, 1), (2, 3), (3, 2)])?;
     pair(&bed, [1, 2])?;
     for other in [bed.node(1), bed.node(2)] {
-        let plaintext = crate::agent_view::status(other)?.plaintext;
+        let plaintext = podwire_testbed::agent_view::status(other)?.plaintext;
         ensure!(
             plaintext.is_empty(),
             "{} declares plaintext with {plaintext:?}",

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Family, IpVersion, Node, Protocol, Testbed, Topology, until};
 
-use crate::agent_view::CONVERGENCE;
+use podwire_testbed::agent_view::CONVERGENCE;
 
 pub(crate) const TESTS: &[Test] = &[
     (

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Impairment, IpVersion, Protocol, Testbed, Topology, matrix, until};
 
-use crate::agent_view::{CONVERGENCE, peer, peers};
+use podwire_testbed::agent_view::{CONVERGENCE, peer, peers};
 
 pub(crate) const TESTS: &[Test] = &[
     ("one_two_and_unequal_lanes_carry_every_flow", counts),

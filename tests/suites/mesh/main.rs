@@ -3,7 +3,6 @@
 //! Every test captures its underlay from the first packet to the last and fails on plaintext that
 //! it did not declare (`podwire_testbed::suite`).
 
-mod agent_view;
 mod bulk;
 mod bystanders;
 mod change;

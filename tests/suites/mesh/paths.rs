@@ -6,8 +6,8 @@ use podwire_testbed::{
     Host, IpVersion, ProbeError, Protocol, Testbed, Topology, UnderlayKind, until,
 };
 
-use crate::agent_view::{CONVERGENCE, routes_to, wait_peers};
 use crate::bulk::Bulk;
+use podwire_testbed::agent_view::{CONVERGENCE, routes_to, wait_peers};
 
 pub(crate) const TESTS: &[Test] = &[
     ("packets_of_every_size_pass_at_an_mtu_of_1500", |context| {

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Family, Topology, UnderlayKind, matrix};
 
-use crate::agent_view::status;
+use podwire_testbed::agent_view::status;
 
 pub(crate) const TESTS: &[Test] = &[
     ("every_pod_reaches_every_pod_on_eight_nodes", |context| {

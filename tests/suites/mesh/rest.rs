@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Node, Testbed, Topology, matrix, until};
 
-use crate::agent_view::{CONVERGENCE, status};
+use podwire_testbed::agent_view::{CONVERGENCE, status};
 
 pub(crate) const TESTS: &[Test] = &[("a_mesh_at_rest_for_a_minute_does_nothing", at_rest)];
 

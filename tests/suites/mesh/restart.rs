@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{IpVersion, Node, TcpCounter, Testbed, Topology, matrix, until};
 
-use crate::agent_view::{
+use podwire_testbed::agent_view::{
     CONVERGENCE, device_index, peer, program, routes, run_program, status, wait_status,
 };
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Directory, Family, Manifest, Node, Testbed, Topology, until};
 
-use crate::agent_view::{CONVERGENCE, Status, peer, routes, status, wait_status};
+use podwire_testbed::agent_view::{CONVERGENCE, Status, peer, routes, status, wait_status};
 
 pub(crate) const TESTS: &[Test] = &[(
     "a_thousand_records_converge_and_one_change_touches_one_peer",

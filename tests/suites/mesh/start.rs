@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{IpVersion, Node, Protocol, Testbed, Topology, matrix, until};
 
-use crate::agent_view::{CONVERGENCE, peer, status, wait_peers};
+use podwire_testbed::agent_view::{CONVERGENCE, peer, status, wait_peers};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_start_that_fails_leaves_the_node_closed", a_failed_start),

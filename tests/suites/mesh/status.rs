@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Node, Topology, matrix};
 
-use crate::agent_view::{peers, status};
+use podwire_testbed::agent_view::{peers, status};
 
 pub(crate) const TESTS: &[Test] = &[
     (

@@ -6,78 +6,121 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::{Node, Testbed, until};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::{Node, Testbed, until};
+
 /// A mesh of a few nodes follows a change within this; two busy processors are slow.
-pub(crate) const CONVERGENCE: Duration = Duration::from_secs(30);
+pub const CONVERGENCE: Duration = Duration::from_secs(30);
 
 /// `podwire-agent status -o json`, as far as tests look at it.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Status {
-    pub(crate) mode: String,
-    pub(crate) ready: bool,
-    pub(crate) problems: Vec<String>,
-    pub(crate) public_key: Option<String>,
-    pub(crate) peers: PeerCounts,
-    pub(crate) refusals: BTreeMap<String, String>,
-    pub(crate) unroutable: BTreeMap<String, String>,
-    pub(crate) plaintext: Vec<String>,
-    pub(crate) registry: Registry,
-    pub(crate) reconcile: Reconcile,
+pub struct Status {
+    /// The mode that the node declares, or `closed`, or `undecided`.
+    pub mode: String,
+    /// Whether guards, device and the first whole synchronisation are there.
+    pub ready: bool,
+    /// What is wrong with the node, in words.
+    pub problems: Vec<String>,
+    /// Lane 0's public key, in base64.
+    pub public_key: Option<String>,
+    /// How many peers it has.
+    pub peers: PeerCounts,
+    /// Nodes that are no peers, each with the reason.
+    pub refusals: BTreeMap<String, String>,
+    /// Pairs in host-network mode that have no route, each with the reason.
+    pub unroutable: BTreeMap<String, String>,
+    /// Peers of declared plaintext pairs.
+    pub plaintext: Vec<String>,
+    /// What it did to the registry.
+    pub registry: Registry,
+    /// What its reconciles did.
+    pub reconcile: Reconcile,
 }
 
+/// Peers by the mode of their pair.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct PeerCounts {
-    pub(crate) total: usize,
-    pub(crate) encrypted: usize,
-    pub(crate) host_network: usize,
-    pub(crate) closed: usize,
+pub struct PeerCounts {
+    /// All of them.
+    pub total: usize,
+    /// Of those, the encrypted pairs.
+    pub encrypted: usize,
+    /// The plaintext pairs.
+    pub host_network: usize,
+    /// The pairs that carry nothing.
+    pub closed: usize,
 }
 
+/// What an agent did to its registry.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Registry {
-    pub(crate) writes: u64,
+pub struct Registry {
+    /// Records written.
+    pub writes: u64,
 }
 
+/// What the reconciles of an agent did.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Reconcile {
-    pub(crate) errors: u64,
-    pub(crate) kernel_changes: u64,
-    pub(crate) peer_changes: u64,
+pub struct Reconcile {
+    /// Passes that failed.
+    pub errors: u64,
+    /// Changes of device, addresses, routes and table.
+    pub kernel_changes: u64,
+    /// Peers added, changed and removed in the data plane.
+    pub peer_changes: u64,
 }
 
 /// A row of `podwire-agent peers -o json`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Peer {
-    pub(crate) node: String,
-    pub(crate) mode: String,
-    pub(crate) state: String,
-    pub(crate) public_key: Option<String>,
-    pub(crate) endpoint: Option<String>,
-    pub(crate) pod_cidrs: Vec<String>,
-    pub(crate) lanes_up: usize,
-    pub(crate) lanes: usize,
-    pub(crate) received_bytes: u64,
-    pub(crate) sent_bytes: u64,
-    pub(crate) received_packets: u64,
-    pub(crate) sent_packets: u64,
-    pub(crate) handshakes: u64,
+pub struct Peer {
+    /// The peer's name.
+    pub node: String,
+    /// `encrypted`, `host-network` or `closed`.
+    pub mode: String,
+    /// `up`, or why not.
+    pub state: String,
+    /// Its lane 0's public key.
+    pub public_key: Option<String>,
+    /// Where lane 0 sends.
+    pub endpoint: Option<String>,
+    /// What it may be the source of.
+    pub pod_cidrs: Vec<String>,
+    /// Lanes with a confirmed session.
+    pub lanes_up: usize,
+    /// Lanes that both have.
+    pub lanes: usize,
+    /// Inner bytes received.
+    pub received_bytes: u64,
+    /// Inner bytes sent.
+    pub sent_bytes: u64,
+    /// Inner packets received.
+    pub received_packets: u64,
+    /// Inner packets sent.
+    pub sent_packets: u64,
+    /// Completed handshakes, all lanes together.
+    pub handshakes: u64,
 }
 
-pub(crate) fn status(node: &Node) -> Result<Status> {
+/// Asks an agent for its status.
+///
+/// # Errors
+/// When it does not answer.
+pub fn status(node: &Node) -> Result<Status> {
     let status = node.status_json()?;
     serde_json::from_value(status.clone()).with_context(|| format!("reading {status}"))
 }
 
-pub(crate) fn peers(node: &Node) -> Result<Vec<Peer>> {
+/// Asks an agent for its peers.
+///
+/// # Errors
+/// When it does not answer.
+pub fn peers(node: &Node) -> Result<Vec<Peer>> {
     let text = node.agent_output(&["peers", "-o", "json"])?;
     serde_json::from_str(&text).with_context(|| format!("reading {text}"))
 }
 
 /// The row of one peer.
-pub(crate) fn peer(node: &Node, name: &str) -> Result<Peer> {
+pub fn peer(node: &Node, name: &str) -> Result<Peer> {
     let rows = peers(node)?;
     let names: Vec<_> = rows.iter().map(|row| row.node.clone()).collect();
     rows.into_iter()
@@ -86,11 +129,7 @@ pub(crate) fn peer(node: &Node, name: &str) -> Result<Peer> {
 }
 
 /// Waits until the agent's status is as `condition` wants it.
-pub(crate) fn wait_status(
-    node: &Node,
-    what: &str,
-    condition: impl Fn(&Status) -> bool,
-) -> Result<Status> {
+pub fn wait_status(node: &Node, what: &str, condition: impl Fn(&Status) -> bool) -> Result<Status> {
     until(CONVERGENCE, &format!("{}: {what}", node.name()), || {
         let status = status(node)?;
         ensure!(condition(&status), "{status:?}");
@@ -99,7 +138,7 @@ pub(crate) fn wait_status(
 }
 
 /// Waits until every node has every other one for a peer: a node is ready before its peers are.
-pub(crate) fn wait_peers(bed: &Testbed) -> Result<()> {
+pub fn wait_peers(bed: &Testbed) -> Result<()> {
     let others = bed.nodes().len() - 1;
     bed.nodes().iter().try_for_each(|node| {
         wait_status(node, "all peers", |status| status.peers.total == others).map(drop)
@@ -107,7 +146,7 @@ pub(crate) fn wait_peers(bed: &Testbed) -> Result<()> {
 }
 
 /// Podwire's routes of a node, both versions, sorted.
-pub(crate) fn routes(node: &Node) -> Result<Vec<String>> {
+pub fn routes(node: &Node) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for version in ["-4", "-6"] {
         let arguments = [version, "route", "show", "table", "all", "proto", "119"];
@@ -123,7 +162,7 @@ pub(crate) fn routes(node: &Node) -> Result<Vec<String>> {
 }
 
 /// Podwire's routes of a node to the pods of another one.
-pub(crate) fn routes_to(node: &Node, other: &Node) -> Result<Vec<String>> {
+pub fn routes_to(node: &Node, other: &Node) -> Result<Vec<String>> {
     let destinations: Vec<_> = other
         .manifest()
         .pod_cidrs
@@ -139,7 +178,7 @@ pub(crate) fn routes_to(node: &Node, other: &Node) -> Result<Vec<String>> {
 }
 
 /// The index of the node's tunnel device: another one would be another device.
-pub(crate) fn device_index(node: &Node) -> Result<u64> {
+pub fn device_index(node: &Node) -> Result<u64> {
     let text = node
         .namespace()
         .output("ip", &["-j", "link", "show", "podwire0"], "")?;
@@ -150,13 +189,13 @@ pub(crate) fn device_index(node: &Node) -> Result<u64> {
 }
 
 /// The program that a node's running agent is.
-pub(crate) fn program(node: &Node) -> Result<PathBuf> {
+pub fn program(node: &Node) -> Result<PathBuf> {
     let link = format!("/proc/{}/exe", node.agent_pid()?);
     std::fs::read_link(&link).with_context(|| format!("reading {link}"))
 }
 
 /// Runs the agent's program to its end in a node's namespace.
-pub(crate) fn run_program(
+pub fn run_program(
     node: &Node,
     program: &PathBuf,
     arguments: &[&std::ffi::OsStr],
