@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 CARGO ?= cargo
+# Suites on optimised agents, with results that are committed.
+LONG := PODWIRE_RESULTS=$(CURDIR)/tests/results $(CARGO) test --locked --release -p podwire-testbed
 
 .PHONY: help
 help: ## List the commands
@@ -30,7 +32,7 @@ lint: setup ## Formatting and lints, as warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked -p podwire-dataplane --all-targets --features sim -- -D warnings
-	$(CARGO) clippy --locked -p podwire-testbed --test soak -- -D warnings
+	$(CARGO) clippy --locked -p podwire-testbed --test soak --test performance -- -D warnings
 
 .PHONY: deny
 deny: ## Licences, sources and duplicate crates of every dependency (needs cargo-deny)
@@ -38,5 +40,10 @@ deny: ## Licences, sources and duplicate crates of every dependency (needs cargo
 	cargo-deny --offline check licenses bans sources
 
 .PHONY: soak
-soak: build ## What takes longer than a test may: five minutes of traffic over several rekeys
-	$(CARGO) test --locked --release -p podwire-testbed --test soak
+soak: build ## What takes longer than a test may; its results go to tests/results
+	$(LONG) --test soak
+	PODWIRE_SOAK=1 $(LONG) --test faults --test attacks --test chaos
+
+.PHONY: check-performance
+check-performance: build ## Every promised percentage and duration, measured, into tests/results
+	$(LONG) --test performance

@@ -26,6 +26,15 @@ pub fn agent() -> Result<PathBuf> {
     build("podwire-agent", "podwire-agent")
 }
 
+/// The build's folder, if the running program is in one; else the one for temporary files.
+pub(crate) fn build_folder() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    let target = program
+        .ancestors()
+        .find(|folder| folder.ends_with("target"));
+    target.map_or_else(std::env::temp_dir, Path::to_path_buf)
+}
+
 /// Builds one binary of a workspace package and returns its path, as cargo reports it.
 fn build(package: &str, binary: &str) -> Result<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

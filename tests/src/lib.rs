@@ -7,6 +7,8 @@
 //! | variable | effect |
 //! |---|---|
 //! | `PODWIRE_AGENT_BIN` | this agent is tested, and none is built |
+//! | `PODWIRE_RESULTS` | where suites write what people read later; else `target/results` |
+//! | `PODWIRE_SOAK` | suites run their long cases in place of their short ones |
 //! | `PODWIRE_TESTBED_HOLD` | a failed test waits for Enter before it takes its network down |
 //! | `PODWIRE_TESTBED_LOGS` | where logs of failed tests are kept; else `target/testbed-logs` |
 //! | `PODWIRE_TESTBED_PCAP` | the underlay's traffic is kept beside the logs |
@@ -30,6 +32,7 @@ mod node;
 mod pod;
 mod probe;
 mod registry;
+pub mod results;
 pub mod sandbox;
 mod scratch;
 pub mod suite;

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 
 use super::Testbed;
+use crate::binaries::build_folder;
 
 /// Names the folder for logs of failed testbeds, in place of `target/testbed-logs`.
 const LOGS_VARIABLE: &str = "PODWIRE_TESTBED_LOGS";
@@ -81,13 +82,7 @@ fn logs_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os(LOGS_VARIABLE) {
         return PathBuf::from(folder);
     }
-    let program = std::env::current_exe().unwrap_or_default();
-    let target = program
-        .ancestors()
-        .find(|folder| folder.ends_with("target"));
-    target
-        .map_or_else(std::env::temp_dir, Path::to_path_buf)
-        .join("testbed-logs")
+    build_folder().join("testbed-logs")
 }
 
 /// A test's name as a folder's.

@@ -1,0 +1,26 @@
+//! Results that people read later: one Markdown file a suite, under `tests/results`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::binaries::build_folder;
+
+/// Names the folder for results, in place of `target/results`.
+const RESULTS_VARIABLE: &str = "PODWIRE_RESULTS";
+
+/// Writes `NAME.md` and returns its path. `make soak` and `make check-performance` write into the
+/// repository, any other run beside the build.
+///
+/// # Errors
+/// The file system's.
+pub fn write(name: &str, markdown: &str) -> Result<PathBuf> {
+    let folder = std::env::var_os(RESULTS_VARIABLE)
+        .map_or_else(|| build_folder().join("results"), PathBuf::from);
+    let path = folder.join(format!("{name}.md"));
+    fs::create_dir_all(&folder)
+        .and_then(|()| fs::write(&path, markdown))
+        .with_context(|| format!("writing {}", path.display()))?;
+    Ok(path)
+}
