@@ -379,8 +379,12 @@ impl Tunnel {
         Ok(length)
     }
 
-    /// Keeps the cookie for the next initiation. It says nothing about who sent it.
+    /// Keeps the cookie for the next initiation. It says nothing about who sent it, yet boringtun
+    /// takes it for a sign of life: it counts only while an initiation of ours waits for an answer.
     pub(crate) fn receive_cookie_reply(&mut self, reply: &[u8]) -> Result<(), DropReason> {
+        if self.flight.is_none() {
+            return Err(DropReason::HandshakeRejected);
+        }
         match self.tunn.decapsulate(None, reply, &mut []) {
             TunnResult::Done => {
                 self.heard = self.clock;

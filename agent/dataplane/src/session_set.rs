@@ -112,6 +112,8 @@ pub(crate) struct SessionSet {
     pub(crate) is_active: bool,
     is_requested: bool,
     pending: Option<Pending>,
+    /// When the peer's initiation was accepted that holds ours back: the first since we sent one or
+    /// confirmed a session.
     accepted: Option<Instant>,
     confirmed: Option<Instant>,
     sent: Option<Instant>,

@@ -58,6 +58,7 @@ impl SessionSet {
             .tunnel
             .initiate(context.now, send.room())
         {
+            self.accepted = None;
             self.post_initiation(index, context, send, delay);
         }
         Ok(())
@@ -115,7 +116,8 @@ impl SessionSet {
     }
 
     /// Answers the peer's initiation to where it came from. That says nothing about where the peer
-    /// is: anybody can send a copy of it. The output has [`HANDSHAKE_ROOM`].
+    /// is: anybody can send a copy of it. So it holds ours back for a while, since theirs may be
+    /// enough, but the next one does not do so again. The output has [`HANDSHAKE_ROOM`].
     pub(crate) fn accept_initiation(
         &mut self,
         context: &Context<'_>,
@@ -134,12 +136,15 @@ impl SessionSet {
         };
         let tunnel = &mut self.members[index].tunnel;
         let length = tunnel.accept_initiation(context.now, initiation, send.room())?;
-        let slot = self.members[index].slot;
-        // Both started together and ours is not out yet: theirs is enough.
-        self.pending.take_if(|pending| pending.slot == slot);
         send.commit_front(context.lane, source, length);
         context.counters.responses_sent();
-        self.accepted = Some(context.now);
+        if self.accepted.is_none() {
+            self.accepted = Some(context.now);
+            let slot = self.members[index].slot;
+            if let Some(pending) = self.pending.as_mut().filter(|held| held.slot == slot) {
+                pending.due = pending.due.max(context.now + CROSSING_WINDOW);
+            }
+        }
         Ok(())
     }
 
@@ -193,7 +198,11 @@ impl SessionSet {
         }
         self.confirmed = Some(context.now);
         self.traffic.handshakes += 1;
+        self.accepted = None;
         self.retry_at = None;
+        // Both started together and ours is not out yet: theirs was enough.
+        let slot = self.members[index].slot;
+        self.pending.take_if(|pending| pending.slot == slot);
         for older in &mut self.members[..index] {
             older.replaced.get_or_insert(context.now);
         }

@@ -7,6 +7,7 @@ mod lanes;
 mod packets;
 mod peers;
 mod rekey;
+mod replays;
 mod restarts;
 mod robustness;
 mod routing;
