@@ -151,7 +151,7 @@ impl SessionSet {
         };
         if identity != self.identity {
             self.identity = identity;
-            self.retry_at = None;
+            self.retry_at = self.retry_at.and(Some(context.now));
             self.accepted = None;
             self.pending = None;
             for member in &mut self.members {
@@ -202,8 +202,8 @@ impl SessionSet {
             .target()
             .and_then(|index| self.members[index].tunnel.flight())
             .is_some_and(|flight| flight.attempts >= LANE_ATTEMPTS);
-        let is_resting = self.retry_at.is_some_and(|at| context.now < at);
-        context.lane == 0 || (!is_silent && !is_resting && self.sender(context.now).is_some())
+        let is_trusted = !is_silent && self.retry_at.is_none();
+        context.lane == 0 || (is_trusted && self.sender(context.now).is_some())
     }
 
     pub(crate) fn is_handshaking(&self) -> bool {
