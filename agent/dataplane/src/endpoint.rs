@@ -7,9 +7,6 @@ use std::net::SocketAddr;
 
 use podwire_core::mesh::EncryptedPair;
 
-/// Initiations to one endpoint before the next is tried.
-const ATTEMPTS_PER_ENDPOINT: u32 = 2;
-
 /// The endpoint in use of one lane of a peer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Endpoint {
@@ -34,7 +31,8 @@ impl Endpoint {
         self.for_attempt(pair, lane, 1)
     }
 
-    /// Where the initiation number `attempt` (from 1) of a handshake goes.
+    /// Where the initiation number `attempt` (from 1) of a handshake goes: to each endpoint in turn.
+    /// So what waits for its first session still waits when the second endpoint answers.
     pub(crate) fn for_attempt(
         &self,
         pair: &EncryptedPair,
@@ -44,8 +42,8 @@ impl Endpoint {
         if pair.endpoints.is_empty() {
             return self.roamed;
         }
-        let further = attempt.saturating_sub(1) / ATTEMPTS_PER_ENDPOINT;
-        let number = self.selected + usize::try_from(further).unwrap_or(0);
+        let further = usize::try_from(attempt.saturating_sub(1)).unwrap_or(0);
+        let number = self.selected + further;
         of_lane(pair, number % pair.endpoints.len(), lane)
     }
 

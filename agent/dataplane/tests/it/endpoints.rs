@@ -104,12 +104,8 @@ fn the_other_family_is_tried_when_one_does_not_answer() {
         network.ping(0, 1, n);
         network.run(seconds(1));
     }
-    let arrived = network.nodes[1].sequence();
-    assert!(
-        arrived.contains(&3),
-        "queued while IPv6 was tried: {arrived:?}"
-    );
-    assert_eq!(arrived.last(), Some(&29));
+    // What waited while IPv6 was tried is delivered too.
+    network.assert_all_delivered(1, 30);
     for (from, to) in [(0, 1), (1, 0)] {
         let endpoint = network.lane_status(from, to, 0).endpoint;
         assert!(
@@ -144,8 +140,8 @@ fn a_family_that_dies_under_a_session_is_left() {
         let arrived = network.nodes[node].sequence();
         let lost = 120 - arrived.len();
         assert!(
-            lost <= 32,
-            "15 s of silence and two tries of 5 s, not {lost} s"
+            lost <= 22,
+            "15 s of silence and one try of 5 s, not {lost} s"
         );
         assert_eq!(arrived.last(), Some(&119));
     }
