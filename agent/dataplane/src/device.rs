@@ -41,6 +41,9 @@ pub struct DeviceConfig {
     /// Handshake limit of the whole node, normally
     /// [`HANDSHAKES_PER_SECOND`](crate::handshake_limiter::HANDSHAKES_PER_SECOND).
     pub handshakes_per_second: u32,
+    /// Nobody can reach this node unasked: it asks every peer that can be reached, and again whenever
+    /// it has not heard from one for long.
+    pub keeps_open: bool,
     /// Seed of the slot permutation and of jitter; from the operating system's random source.
     pub seed: u64,
 }
@@ -88,6 +91,7 @@ pub struct Device {
     pub(crate) limiter: HandshakeLimiter,
     pub(crate) table: ArcSwap<PeerTable>,
     pub(crate) seed: u64,
+    keeps_open: bool,
     /// Held while the table is replaced.
     writer: Mutex<()>,
     addresses: Vec<IpAddr>,
@@ -104,6 +108,7 @@ impl Device {
             process_generation,
             addresses,
             handshakes_per_second,
+            keeps_open,
             seed,
         } = config;
         if lanes.is_empty() || lanes.len() > LANES_MAX {
@@ -130,6 +135,7 @@ impl Device {
             limiter: HandshakeLimiter::new(handshakes_per_second),
             table: ArcSwap::from_pointee(PeerTable::default()),
             seed,
+            keeps_open,
             writer: Mutex::new(()),
             addresses,
         }))
@@ -177,7 +183,21 @@ impl Device {
                 }
             }
         }
+        if self.keeps_open {
+            self.open_ways();
+        }
         replaced.changes
+    }
+
+    /// Asks every peer that is not asked already.
+    fn open_ways(&self) {
+        for peer in self.table.load().peers() {
+            for (own, cell) in self.lanes.iter().zip(&peer.state.lanes).take(peer.lanes) {
+                if !cell.lock().set.as_ref().is_some_and(|set| set.is_active) {
+                    own.requested.lock().push_back(Arc::clone(&peer.state));
+                }
+            }
+        }
     }
 
     /// Lane number `lane` of this device, for one thread.
@@ -275,6 +295,7 @@ impl Device {
             key,
             indices: &self.indices,
             counters,
+            keeps_open: self.keeps_open && !peer.config.pair.endpoints.is_empty(),
         }
     }
 

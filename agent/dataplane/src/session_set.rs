@@ -54,6 +54,8 @@ pub(crate) struct Context<'a> {
     pub(crate) key: &'a LaneKey,
     pub(crate) indices: &'a ReceiverIndices,
     pub(crate) counters: &'a LaneCounters,
+    /// The peer cannot reach this node unless this node asks it first.
+    pub(crate) keeps_open: bool,
 }
 
 impl Context<'_> {
@@ -117,6 +119,10 @@ pub(crate) struct SessionSet {
     accepted: Option<Instant>,
     confirmed: Option<Instant>,
     sent: Option<Instant>,
+    /// When anything authentic came from the peer.
+    heard: Option<Instant>,
+    /// Handshakes of this lane came to nothing: when the next is tried. Its sessions, if any are
+    /// left, are not trusted until one has succeeded.
     retry_at: Option<Instant>,
 }
 
@@ -136,6 +142,7 @@ impl SessionSet {
             accepted: None,
             confirmed: None,
             sent: None,
+            heard: None,
             retry_at: None,
         })
     }
@@ -279,6 +286,7 @@ impl SessionSet {
         let before = tunnel.current();
         let received = tunnel.receive(context.now, message, receiver, output)?;
         let is_switched = tunnel.current() != before;
+        self.heard = Some(context.now);
         self.endpoint.heard_from(&context.peer.config.pair, source);
         if is_switched {
             self.confirm(index, context, source);

@@ -20,6 +20,8 @@ pub(super) struct DataPlaneInputs<'a> {
     pub(super) device: &'a str,
     /// UDP port of lane 0.
     pub(super) listen_port: u16,
+    /// Nobody can reach this node unasked.
+    pub(super) keeps_open: bool,
 }
 
 /// The running data plane.
@@ -48,6 +50,7 @@ impl DataPlane {
             process_generation: inputs.process_generation,
             addresses: Vec::new(),
             handshakes_per_second: HANDSHAKES_PER_SECOND,
+            keeps_open: inputs.keeps_open,
             seed: u64::from_ne_bytes(seed),
         })?;
         let transport = Transport::start(&device, tun, sockets)?;

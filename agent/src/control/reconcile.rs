@@ -179,6 +179,7 @@ impl Agent {
                 process_generation: self.state.process_generation(),
                 device: &self.config.device,
                 listen_port: self.config.listen_port,
+                keeps_open: !self.config.publish_endpoint,
             })?;
             self.shown.device.store(Some(Arc::clone(started.device())));
             self.data_plane = Some(started);

@@ -73,6 +73,7 @@ impl Node {
             process_generation: 0,
             addresses: Vec::new(),
             handshakes_per_second: 200,
+            keeps_open: false,
             seed: u64::from(number),
         };
         let device = Device::new(config).expect("a device");

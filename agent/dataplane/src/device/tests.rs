@@ -34,6 +34,7 @@ fn device(node: u8, lanes: u8) -> Arc<Device> {
         process_generation: node,
         addresses: Vec::new(),
         handshakes_per_second: HANDSHAKES_PER_SECOND,
+        keeps_open: false,
         seed: u64::from(node),
     };
     Device::new(config).expect("a device")
@@ -225,6 +226,7 @@ fn a_device_refuses_what_it_cannot_be() {
             process_generation,
             addresses: Vec::new(),
             handshakes_per_second: HANDSHAKES_PER_SECOND,
+            keeps_open: false,
             seed: 0,
         };
         Device::new(config).err()

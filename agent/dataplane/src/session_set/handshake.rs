@@ -161,6 +161,7 @@ impl SessionSet {
         let tunnel = &mut self.members[index].tunnel;
         let length = tunnel.receive_response(context.now, response, receiver, send.room())?;
         context.counters.responses_received();
+        self.heard = Some(context.now);
         self.endpoint.heard_from(&context.peer.config.pair, source);
         self.confirm(index, context, source);
         if let Some(endpoint) = self.endpoint(context) {

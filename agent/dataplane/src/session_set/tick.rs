@@ -7,7 +7,7 @@ use crate::batch::UnderlayBatch;
 use crate::drop_reason::DropReason;
 use crate::message::INITIATION_LENGTH;
 use crate::noise::{Due, HANDSHAKE_ROOM};
-use crate::timers::{GIVE_UP_AFTER, REKEY_AFTER_TIME};
+use crate::timers::{GIVE_UP_AFTER, KEEP_OPEN_AFTER, REKEY_AFTER_TIME};
 
 /// Time for which a lane above 0 rests after its handshake was given up: its port is blocked, and
 /// its flows take lane 0.
@@ -49,13 +49,15 @@ impl SessionSet {
         }
         self.flush(context, send)?;
         let is_requested = std::mem::take(&mut self.is_requested);
-        if self.wants_handshake(context) || is_requested {
-            let initiated = self.initiate(context, send, is_requested.then_some(jitter));
+        // No packet waits for these.
+        let is_unhurried = is_requested || self.is_way_closing(context);
+        if is_unhurried || self.wants_handshake(context) {
+            let initiated = self.initiate(context, send, is_unhurried.then_some(jitter));
             self.is_requested = is_requested && initiated.is_err();
             initiated?;
         }
-        let is_idle = self.members.is_empty() && self.queue.is_empty();
-        Ok(if is_idle {
+        let is_empty = self.members.is_empty() && self.queue.is_empty();
+        Ok(if is_empty && !context.keeps_open {
             Activity::Idle
         } else {
             Activity::Active
@@ -138,6 +140,13 @@ impl SessionSet {
             None => {}
         }
         Ok(())
+    }
+
+    /// Whether a router in front of this node is about to forget the way back from the peer, or the
+    /// peer does not know it.
+    fn is_way_closing(&self, context: &Context<'_>) -> bool {
+        let is_silent = |at: Instant| context.now.saturating_duration_since(at) >= KEEP_OPEN_AFTER;
+        context.keeps_open && self.heard.is_none_or(is_silent)
     }
 
     /// Whether a handshake is due that no member asks for by itself.

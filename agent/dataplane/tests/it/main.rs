@@ -4,6 +4,7 @@ mod chaos;
 mod endpoints;
 mod flood;
 mod lanes;
+mod nat;
 mod packets;
 mod peers;
 mod rekey;

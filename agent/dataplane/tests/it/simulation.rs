@@ -49,7 +49,7 @@ impl Transit {
     }
 }
 
-type Filter = Box<dyn FnMut(&Transit) -> bool>;
+type Filter = Box<dyn FnMut(Instant, &Transit) -> bool>;
 type Delay = Box<dyn FnMut(&Transit) -> Duration>;
 
 /// How a node appears in the records of the others, and where it is.
@@ -69,6 +69,8 @@ pub(crate) struct Node {
     generation: u8,
     pub(crate) path_mtu: u32,
     pub(crate) handshakes_per_second: u32,
+    /// From its next restart on, nobody can reach it unasked.
+    pub(crate) keeps_open: bool,
 }
 
 impl Node {
@@ -157,7 +159,7 @@ impl Network {
     fn make_node(&mut self, number: usize, lanes: usize) -> Node {
         let keys: Vec<_> = (0..lanes).map(|_| self.random_key()).collect();
         let octet = u8::try_from(11 + number).expect("few nodes");
-        let device = make_device(&keys, 1, HANDSHAKES_PER_SECOND, self.random());
+        let device = make_device(&keys, 1, HANDSHAKES_PER_SECOND, false, self.random());
         Node {
             name: format!("node-{number}").parse().expect("a name"),
             lanes: (0..lanes).map(|lane| device.lane(lane, self.now)).collect(),
@@ -173,6 +175,7 @@ impl Network {
             generation: 1,
             path_mtu: 1500,
             handshakes_per_second: HANDSHAKES_PER_SECOND,
+            keeps_open: false,
         }
     }
 
@@ -256,8 +259,8 @@ impl Network {
         let seed = self.random();
         let node = &mut self.nodes[number];
         node.generation = (node.generation + 1) % 16;
-        let limit = node.handshakes_per_second;
-        node.device = make_device(&node.keys, node.generation, limit, seed);
+        let (limit, keeps_open) = (node.handshakes_per_second, node.keeps_open);
+        node.device = make_device(&node.keys, node.generation, limit, keeps_open, seed);
         node.lanes = (0..node.keys.len())
             .map(|l| node.device.lane(l, self.now))
             .collect();
@@ -273,7 +276,15 @@ impl Network {
     }
 
     /// Loses every datagram for which `is_lost` is true, until [`Self::heal`].
-    pub(crate) fn lose(&mut self, is_lost: impl FnMut(&Transit) -> bool + 'static) -> u64 {
+    pub(crate) fn lose(&mut self, mut is_lost: impl FnMut(&Transit) -> bool + 'static) -> u64 {
+        self.watch(move |_, transit| is_lost(transit))
+    }
+
+    /// The same, with the time.
+    pub(crate) fn watch(
+        &mut self,
+        is_lost: impl FnMut(Instant, &Transit) -> bool + 'static,
+    ) -> u64 {
         self.sent += 1;
         self.filters.insert(self.sent, Box::new(is_lost));
         self.sent
@@ -466,7 +477,8 @@ impl Network {
 
     fn transmit(&mut self, transit: Transit) {
         self.log.push((self.now - self.start, transit.clone()));
-        let is_lost = self.filters.values_mut().any(|is_lost| is_lost(&transit));
+        let now = self.now;
+        let is_lost = self.filters.values_mut().any(|lost| lost(now, &transit));
         if !is_lost {
             let delay = self.delay.as_mut().map_or(DELAY, |delay| delay(&transit));
             self.inject(transit, delay);
@@ -518,6 +530,7 @@ fn make_device(
     keys: &[String],
     process_generation: u8,
     handshakes_per_second: u32,
+    keeps_open: bool,
     seed: u64,
 ) -> Arc<Device> {
     let lanes = keys
@@ -529,6 +542,7 @@ fn make_device(
         process_generation,
         addresses: Vec::new(),
         handshakes_per_second,
+        keeps_open,
         seed,
     };
     Device::new(config).expect("a device")
