@@ -5,6 +5,7 @@ mod endpoints;
 mod flood;
 mod lanes;
 mod nat;
+mod outages;
 mod packets;
 mod peers;
 mod rekey;
