@@ -267,8 +267,8 @@ impl<'a> PathMtus<'a> {
         }
     }
 
-    /// Path MTU and family of the first endpoint that has a path. A peer that names no endpoint may
-    /// turn up on either family: the larger overhead is taken.
+    /// Path MTU and family of the endpoint in use, or else of the first that has a path. A peer that
+    /// names no endpoint may turn up on either family: the larger overhead is taken.
     fn outer(&self, pair: &EncryptedPair) -> (u32, Family) {
         let first = pair
             .endpoints
@@ -279,11 +279,19 @@ impl<'a> PathMtus<'a> {
     }
 }
 
+/// Where several are in use, each by other lanes, the one that leaves least room: what is too long
+/// for a lane and may be fragmented would be lost there.
 fn path<'a>(pair: &EncryptedPair, underlay: &'a Underlay) -> Option<(Family, &'a Path)> {
-    pair.endpoints.iter().find_map(|endpoint| {
-        let path = underlay.get(&endpoint.ip())?;
-        Some((Family::from(endpoint.ip()), path))
-    })
+    let known = || {
+        pair.endpoints.iter().filter_map(|endpoint| {
+            let path = underlay.get(&endpoint.ip())?;
+            Some((Family::from(endpoint.ip()), path))
+        })
+    };
+    let in_use = known().filter(|(_, path)| path.in_use);
+    in_use
+        .min_by_key(|(family, path)| path.mtu.saturating_sub(mtu::overhead(*family)))
+        .or_else(|| known().next())
 }
 
 #[cfg(test)]

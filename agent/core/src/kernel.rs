@@ -27,6 +27,8 @@ pub struct Path {
     pub on_link: bool,
     /// Path MTU in bytes: the link's, or less where the kernel has learnt so.
     pub mtu: u32,
+    /// Whether the data plane has found its peer at this address. The kernel does not know that.
+    pub in_use: bool,
 }
 
 /// The observed underlay: the path to each node address that the mesh names. An address to which

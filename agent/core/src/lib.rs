@@ -14,6 +14,7 @@ pub mod allowed_ips;
 pub mod annotations;
 pub mod claim;
 pub mod desired_kernel;
+pub mod endpoint_order;
 pub mod kernel;
 pub mod key;
 pub mod mesh;

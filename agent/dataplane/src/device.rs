@@ -170,7 +170,7 @@ impl Device {
                     set.close(&self.indices, now);
                 }
                 if is_moved {
-                    set.reset_endpoint();
+                    set.reset_endpoint(&before.config.pair, &self.context(lane, after, now));
                 }
             }
         }

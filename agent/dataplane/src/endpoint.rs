@@ -64,7 +64,7 @@ impl Endpoint {
         }
     }
 
-    /// Forgets what was learnt: the record has changed.
+    /// Forgets what was learnt: the endpoints have changed, or their order.
     pub(crate) fn reset(&mut self) {
         self.selected = 0;
     }

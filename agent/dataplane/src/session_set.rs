@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use podwire_core::key::PublicKey;
+use podwire_core::mesh::EncryptedPair;
 
 use crate::batch::UnderlayBatch;
 use crate::counters::LaneCounters;
@@ -167,9 +168,17 @@ impl SessionSet {
         }
     }
 
-    /// The record names other endpoints than before.
-    pub(crate) fn reset_endpoint(&mut self) {
+    /// There are other endpoints than `before`, or in another order. A peer that still is where it
+    /// was is told by a handshake that this node has left that place.
+    pub(crate) fn reset_endpoint(&mut self, before: &EncryptedPair, context: &Context<'_>) {
+        let left = self.endpoint.current(before, context.lane);
         self.endpoint.reset();
+        let after = &context.peer.config.pair;
+        let is_named = |endpoint: SocketAddr| {
+            let named = |other: &SocketAddr| other.ip() == endpoint.ip();
+            after.endpoints.iter().any(named)
+        };
+        self.is_requested |= left != self.endpoint(context) && left.is_some_and(is_named);
     }
 
     /// Ends every session: the peer is gone.

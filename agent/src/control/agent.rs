@@ -1,7 +1,8 @@
 //! One agent: what it holds, what wakes it, what it does between two wake-ups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,6 +25,7 @@ use crate::config::Config;
 use crate::control::boot;
 use crate::control::contradictions;
 use crate::control::data_plane::DataPlane;
+use crate::control::endpoints_in_use::{endpoints_in_use, fallbacks};
 use crate::control::incumbents::incumbents;
 use crate::control::mode::{self, ModeDecision, ModeInputs};
 use crate::control::problems::Problems;
@@ -55,6 +57,8 @@ pub(crate) enum Cause {
     Kernel,
     /// The transport lost its device, or learnt a path MTU.
     Transport,
+    /// A peer answers at another endpoint than its first, or no longer does.
+    Endpoint,
     /// What failed or was lacking is tried again.
     Retry,
     /// Nothing was told for a while: some changes are told by nobody.
@@ -82,6 +86,8 @@ pub(crate) struct Agent {
     pub(super) mode: ModeDecision,
     pub(super) data_plane: Option<DataPlane>,
     pub(super) mesh: Option<Arc<DesiredMesh>>,
+    /// Where peers were found when the last pass began.
+    pub(super) in_use: BTreeSet<IpAddr>,
     pub(super) shown: ShownHandle,
     pub(super) progress: ReconcileStatus,
     pub(super) problems: Problems,
@@ -130,6 +136,7 @@ impl Agent {
             mode: ModeDecision::Undecided,
             data_plane: None,
             mesh: None,
+            in_use: BTreeSet::new(),
             shown: ShownHandle::default(),
             progress: ReconcileStatus::default(),
             problems: Problems::default(),
@@ -286,6 +293,8 @@ impl Agent {
         let is_lacking = self.nodes.is_synchronised() && !self.converged;
         if is_lacking || self.problems.any() {
             self.reconcile(Cause::Retry).await?;
+        } else if self.is_peer_elsewhere() {
+            self.reconcile(Cause::Endpoint).await?;
         } else if self.passed.elapsed() >= VERIFY_INTERVAL {
             self.reconcile(Cause::Verify).await?;
         }
@@ -299,6 +308,21 @@ impl Agent {
         }
         self.show();
         Ok(())
+    }
+
+    /// At which addresses the data plane has found peers.
+    pub(super) fn endpoints_in_use(&self) -> BTreeSet<IpAddr> {
+        self.data_plane
+            .as_ref()
+            .map(|data_plane| endpoints_in_use(&data_plane.device().peers(Instant::now())))
+            .unwrap_or_default()
+    }
+
+    /// Whether the last pass took another endpoint for the one in use of some peer.
+    fn is_peer_elsewhere(&self) -> bool {
+        self.mesh.as_ref().is_some_and(|mesh| {
+            fallbacks(mesh, &self.in_use) != fallbacks(mesh, &self.endpoints_in_use())
+        })
     }
 
     /// Remembers the highest TAI64N stamp that peers may have seen; a clock that went back behind

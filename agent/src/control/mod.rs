@@ -5,6 +5,7 @@ mod boot;
 pub(crate) mod cleanup;
 mod contradictions;
 mod data_plane;
+mod endpoints_in_use;
 mod incumbents;
 mod mode;
 mod own_record;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use podwire_core::desired_kernel::{DesiredKernel, DeviceOptions, desired_kernel, path_mtus};
+use podwire_core::endpoint_order::in_order;
 use podwire_core::kernel::{Change, Guard, RouteAction, Underlay};
-use podwire_core::mesh::{DesiredMesh, Pair, desired_mesh};
+use podwire_core::mesh::{DesiredMesh, EncryptedPair, Pair, desired_mesh};
 use podwire_core::node::NodeName;
 use podwire_core::plan::plan;
 use podwire_core::record::{ANNOTATION_PREFIX, Mode};
@@ -87,7 +88,11 @@ impl Agent {
             &self.config.policy,
         ));
         self.tell_differences(&mesh);
-        let underlay = self.netlink.underlay(underlay_addresses(&mesh)).await?;
+        self.in_use = self.endpoints_in_use();
+        let mut underlay = self.netlink.underlay(underlay_addresses(&mesh)).await?;
+        for (address, path) in &mut underlay {
+            path.in_use = self.in_use.contains(address);
+        }
         let desired = desired_kernel(
             &mesh,
             &underlay,
@@ -310,7 +315,10 @@ fn peer_configs(mesh: &DesiredMesh, underlay: &Underlay) -> BTreeMap<NodeName, P
         .map(|(name, peer, pair, path_mtu)| {
             let config = PeerConfig {
                 uid: peer.uid.clone(),
-                pair: pair.clone(),
+                pair: EncryptedPair {
+                    endpoints: in_order(&pair.endpoints, underlay),
+                    ..pair.clone()
+                },
                 allowed_ips: peer.pod_cidrs.clone(),
                 path_mtu,
             };

@@ -147,5 +147,6 @@ fn path(route: &RouteMessage, destination: IpAddr, links: &BTreeMap<u32, Link>) 
         link_index,
         on_link,
         mtu: mtu.min(learnt),
+        in_use: false,
     })
 }

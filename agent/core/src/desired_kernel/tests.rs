@@ -79,6 +79,7 @@ fn underlay(paths: &[(&str, &str, bool, u32)]) -> Underlay {
                 link_index: 2,
                 on_link: *on_link,
                 mtu: *mtu,
+                in_use: false,
             },
         )
     };
@@ -216,6 +217,34 @@ fn each_path_has_its_own_mtu_and_one_without_a_path_the_smallest_known() {
         paths.into_values().collect::<Vec<_>>(),
         [9000, 1400, 1400, 1400]
     );
+}
+
+#[test]
+fn packets_fit_every_family_that_a_peer_is_reached_by() {
+    let node = peer(
+        &["10.244.2.0/24"],
+        &[],
+        encrypted(&["192.0.2.2:1", "[2001:db8::2]:1"]),
+    );
+    let mesh = mesh([("node-2", node)]);
+    let mtu = |in_use: &[&str]| {
+        let mut known = underlay(&[
+            ("192.0.2.2", "eth0", true, 1500),
+            ("2001:db8::2", "eth0", true, 1500),
+        ]);
+        for text in in_use {
+            known.get_mut(&address(text)).expect("known").in_use = true;
+        }
+        let desired = desired_kernel(&mesh, &known, DEVICE);
+        match traffic(&desired)[..] {
+            [(_, RouteAction::Device { mtu, .. })] => *mtu,
+            _ => panic!("{desired:?}"),
+        }
+    };
+    assert_eq!(mtu(&[]), 1440);
+    assert_eq!(mtu(&["192.0.2.2"]), 1440);
+    assert_eq!(mtu(&["2001:db8::2"]), 1420);
+    assert_eq!(mtu(&["192.0.2.2", "2001:db8::2"]), 1420);
 }
 
 #[test]

@@ -148,6 +148,29 @@ fn a_family_that_dies_under_a_session_is_left() {
 }
 
 #[test]
+fn a_family_that_this_node_loses_is_left_at_once_by_both_ends() {
+    let mut network = Network::new(&[2, 2]);
+    network.prefer_ipv6();
+    for n in 0..50 {
+        network.ping(0, 1, n);
+        network.ping(1, 0, n);
+        network.run(milliseconds(100));
+    }
+    network.lose(|transit| transit.destination.is_ipv6());
+    // The control plane of node 0 finds no path to the first endpoint any more.
+    network.nodes[1].addresses.swap(0, 1);
+    network.publish_to(0);
+    for n in 50..100 {
+        network.ping(0, 1, n);
+        network.ping(1, 0, n);
+        network.run(milliseconds(100));
+    }
+    network.assert_all_delivered(1, 100);
+    let lost = 100 - network.nodes[0].sequence().len();
+    assert!(lost <= 6, "a tick and jitter, not {lost} packets");
+}
+
+#[test]
 fn a_changed_address_in_the_record_is_used_at_once() {
     let mut network = Network::new(&[1, 1]);
     network.ping(0, 1, 0);

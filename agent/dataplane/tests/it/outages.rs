@@ -69,8 +69,8 @@ fn rides_over(outage: Outage) {
 fn whatever_is_sent_after_a_black_hole_arrives_within_one_retry() {
     const BOTH: &[usize] = &[0, 1];
     const EACH: [&[usize]; 3] = [BOTH, &[0], &[1]];
-    for after in [0, 60, 118] {
-        for length in [1, 10, 20, 90, 200, 600] {
+    for after in [0, 118] {
+        for length in [1, 10, 90, 200, 600] {
             for (from, senders) in EACH.iter().flat_map(|from| EACH.map(|to| (*from, to))) {
                 rides_over(Outage {
                     after: seconds(after),
