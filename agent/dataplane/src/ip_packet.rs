@@ -18,6 +18,15 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// IPv4 options (IANA). Two of them end or fill the list; the others have a length.
+const OPTIONS_END: u8 = 0;
+const NO_OPERATION: u8 = 1;
+const LOOSE_SOURCE_ROUTE: u8 = 131;
+const STRICT_SOURCE_ROUTE: u8 = 137;
+
+/// IPv6 routing header of Mobile IPv6 (RFC 6275 §6.4): its one address is the receiver's own.
+const ROUTING_TYPE_2: u8 = 2;
+
 /// IPv6 extension headers that are followed at most; real packets have one or two.
 const EXTENSION_HEADERS_MAX: usize = 8;
 
@@ -29,6 +38,8 @@ pub(crate) struct IpPacket {
     pub(crate) destination: IpAddr,
     /// Bytes by the header; what lies behind is padding.
     pub(crate) length: usize,
+    /// Whether it names further addresses that it wants to go to.
+    pub(crate) is_source_routed: bool,
 }
 
 impl IpPacket {
@@ -55,6 +66,8 @@ impl IpPacket {
             source: address(12)?,
             destination: address(16)?,
             length,
+            is_source_routed: header_length > IPV4_HEADER
+                && has_source_route(&bytes[IPV4_HEADER..header_length]),
         })
     }
 
@@ -71,6 +84,7 @@ impl IpPacket {
             source: address(8)?,
             destination: address(24)?,
             length,
+            is_source_routed: has_segments_left(header[6], &bytes[IPV6_HEADER..length]),
         })
     }
 
@@ -99,6 +113,40 @@ impl IpPacket {
             Family::Ipv6 => ipv6_may_be_answered(bytes),
         }
     }
+}
+
+//= RFC 7126 §4.3, §4.4
+/// Whether IPv4 options hold a source route. What cannot be read is not one: no host reads it either.
+fn has_source_route(mut options: &[u8]) -> bool {
+    loop {
+        options = match options {
+            [LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE, ..] => return true,
+            [NO_OPERATION, rest @ ..] => rest,
+            [OPTIONS_END, ..] | [] | [_] => return false,
+            [_, length, ..] => match options.get(usize::from(*length).max(2)..) {
+                Some(rest) => rest,
+                None => return false,
+            },
+        };
+    }
+}
+
+//= RFC 9288 §3.5.2
+/// Whether an IPv6 packet, after its fixed header, holds a routing header that is not used up.
+fn has_segments_left(mut next: u8, mut headers: &[u8]) -> bool {
+    for _ in 0..EXTENSION_HEADERS_MAX {
+        let Some(header) = headers.first_chunk::<4>() else {
+            return false;
+        };
+        let length = match next {
+            ROUTING if header[2] != ROUTING_TYPE_2 && header[3] > 0 => return true,
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => (usize::from(header[1]) + 1) * 8,
+            _ => return false,
+        };
+        next = header[0];
+        headers = headers.get(length..).unwrap_or_default();
+    }
+    false
 }
 
 /// Whether an IPv4 packet may not be fragmented on its way.
@@ -185,6 +233,43 @@ mod tests {
         assert_eq!(IpPacket::parse(&[0x45; 19]), None);
         assert_eq!(IpPacket::parse(&ipv6(17, 100)[..139]), None);
         assert_eq!(IpPacket::parse(&[0x60; 39]), None);
+    }
+
+    #[test]
+    fn a_packet_with_a_route_of_its_own_is_known() {
+        let is_routed = |bytes: &[u8]| IpPacket::parse(bytes).map(|p| p.is_source_routed);
+        let with_options = |options: &[u8]| {
+            let mut bytes = ipv4(17, 40);
+            bytes[0] = 0x40 | u8::try_from(5 + options.len() / 4).expect("few options");
+            bytes[20..20 + options.len()].copy_from_slice(options);
+            is_routed(&bytes)
+        };
+        assert_eq!(is_routed(&ipv4(17, 20)), Some(false));
+        assert_eq!(with_options(&[131, 7, 4, 10, 0, 0, 1, 0]), Some(true));
+        assert_eq!(with_options(&[1, 137, 7, 4, 10, 0, 0, 1]), Some(true));
+        assert_eq!(with_options(&[7, 4, 4, 0, 131, 3, 4, 0]), Some(true));
+        assert_eq!(with_options(&[7, 7, 4, 0, 0, 0, 0, 0]), Some(false));
+        assert_eq!(with_options(&[0, 131, 7, 4]), Some(false), "after the end");
+        assert_eq!(with_options(&[7, 131, 7, 4]), Some(false), "cut short");
+        assert_eq!(
+            with_options(&[7, 0, 131, 3]),
+            Some(true),
+            "no length at all"
+        );
+        let mut routed = ipv6(43, 40);
+        routed[40..48].copy_from_slice(&[17, 2, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(is_routed(&routed), Some(true));
+        routed[42] = 4;
+        assert_eq!(is_routed(&routed), Some(true), "segment routing");
+        routed[42] = 2;
+        assert_eq!(is_routed(&routed), Some(false), "Mobile IPv6");
+        routed[42..44].copy_from_slice(&[0, 0]);
+        assert_eq!(is_routed(&routed), Some(false), "used up");
+        let mut behind = ipv6(0, 40);
+        behind[40..48].copy_from_slice(&[43, 0, 1, 4, 0, 0, 0, 0]);
+        behind[48..52].copy_from_slice(&[17, 2, 0, 1]);
+        assert_eq!(is_routed(&behind), Some(true));
+        assert_eq!(is_routed(&ipv6(43, 0)), Some(false), "cut short");
     }
 
     #[test]

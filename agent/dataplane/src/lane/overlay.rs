@@ -61,6 +61,9 @@ impl Run {
 
     /// Why a packet cannot be sent to the peer at all, and what its sender is told.
     fn refusal(&self, packet: &IpPacket, bytes: &[u8]) -> Option<(DropReason, Option<IcmpError>)> {
+        if packet.is_source_routed {
+            return Some((DropReason::SourceRouted, Some(IcmpError::Unreachable)));
+        }
         if self.endpoint.is_none() {
             return Some((DropReason::NoEndpoint, Some(IcmpError::Unreachable)));
         }

@@ -207,6 +207,9 @@ impl<'a> Underlay<'a> {
                 if self.table.owner(packet.source) != Some(context.peer.state.ordinal) {
                     return Ok(Err(DropReason::SourceNotAllowed));
                 }
+                if packet.is_source_routed {
+                    return Ok(Err(DropReason::SourceRouted));
+                }
                 self.deliver.commit_front(packet.length);
                 set.traffic.received_packets += 1;
                 set.traffic.received_bytes += packet.length as u64;

@@ -3,7 +3,9 @@
 mod chaos;
 mod endpoints;
 mod flood;
+mod hostile;
 mod lanes;
+mod mangled;
 mod nat;
 mod outages;
 mod packets;
