@@ -5,7 +5,7 @@
 //! frame that was sent after everything that it must count, and is an error when the kernel lost
 //! a single frame.
 
-mod frame;
+pub(crate) mod frame;
 mod pcap;
 mod ring;
 mod tally;

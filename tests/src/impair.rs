@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 
+use crate::address::IpVersion;
 use crate::namespace::Namespace;
 use crate::underlay::port;
 
@@ -23,6 +24,7 @@ pub struct Impairment {
     from: Option<u8>,
     to: Option<u8>,
     udp_port: Option<u16>,
+    version: Option<IpVersion>,
 }
 
 impl Impairment {
@@ -44,6 +46,7 @@ impl Impairment {
             from: None,
             to: None,
             udp_port: None,
+            version: None,
         }
     }
 
@@ -71,6 +74,13 @@ impl Impairment {
     #[must_use]
     pub fn udp_port(mut self, port: u16) -> Self {
         self.udp_port = Some(port);
+        self
+    }
+
+    /// Only packets of this version.
+    #[must_use]
+    pub fn version(mut self, version: IpVersion) -> Self {
+        self.version = Some(version);
         self
     }
 
@@ -103,11 +113,16 @@ impl Impairment {
         let transport = self
             .udp_port
             .map_or_else(String::new, |port| format!("udp dport {port} "));
+        let versions = match self.version {
+            None => "{ ip, ip6 }",
+            Some(IpVersion::V4) => "ip",
+            Some(IpVersion::V6) => "ip6",
+        };
         addresses
             .iter()
             .map(|address| {
                 format!(
-                    "{common}{address}{transport}ether type {{ ip, ip6 }} \
+                    "{common}{address}{transport}ether type {versions} \
                      {chance}counter name dropped drop"
                 )
             })

@@ -9,51 +9,51 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPES_VLAN: [u16; 2] = [0x8100, 0x88a8];
 /// Set aside by IEEE 802 for local experiments: the capture's own markers.
-pub(super) const ETHERTYPE_MARKER: u16 = 0x88b5;
+pub(crate) const ETHERTYPE_MARKER: u16 = 0x88b5;
 
-pub(super) const PROTOCOL_ICMP: u8 = 1;
+pub(crate) const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_IPV4: u8 = 4;
-pub(super) const PROTOCOL_TCP: u8 = 6;
-pub(super) const PROTOCOL_UDP: u8 = 17;
+pub(crate) const PROTOCOL_TCP: u8 = 6;
+pub(crate) const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_IPV6: u8 = 41;
-pub(super) const PROTOCOL_ICMPV6: u8 = 58;
+pub(crate) const PROTOCOL_ICMPV6: u8 = 58;
 
 /// IP headers read in one frame: a tunnel in a tunnel, quoted by an ICMP error.
 const DEPTH_MAX: usize = 4;
 
 /// One IP header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Layer {
-    pub(super) source: IpAddr,
-    pub(super) destination: IpAddr,
+pub(crate) struct Layer {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
     /// The protocol after all extension headers.
-    pub(super) protocol: u8,
+    pub(crate) protocol: u8,
     /// A fragment other than the first: no transport header follows.
-    pub(super) later_fragment: bool,
+    pub(crate) later_fragment: bool,
 }
 
 /// What a frame says.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Frame<'a> {
-    pub(super) ethertype: u16,
+pub(crate) struct Frame<'a> {
+    pub(crate) ethertype: u16,
     /// Outermost first: tunnelled and quoted packets follow.
-    pub(super) layers: Vec<Layer>,
+    pub(crate) layers: Vec<Layer>,
     /// Of the outermost packet.
-    pub(super) udp: Option<Datagram<'a>>,
+    pub(crate) udp: Option<Datagram<'a>>,
     /// What follows the Ethernet header.
-    pub(super) body: &'a [u8],
+    pub(crate) body: &'a [u8],
 }
 
 /// A UDP datagram, or the part of it that its first fragment has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Datagram<'a> {
-    pub(super) source_port: u16,
-    pub(super) destination_port: u16,
-    pub(super) payload: &'a [u8],
+pub(crate) struct Datagram<'a> {
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+    pub(crate) payload: &'a [u8],
 }
 
 /// Reads one frame.
-pub(super) fn parse(frame: &[u8]) -> Frame<'_> {
+pub(crate) fn parse(frame: &[u8]) -> Frame<'_> {
     let mut parsed = Frame::default();
     let Some(mut ethertype) = read_u16(frame, 12) else {
         return parsed;
