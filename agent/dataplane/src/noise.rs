@@ -32,6 +32,10 @@ use crate::timers::{
     REKEY_TIMEOUT, REUSE_UNTIL,
 };
 
+mod outcome;
+
+pub(crate) use outcome::{CookieCheck, Due, Received};
+
 /// How many packets a datagram may arrive late in a session before boringtun takes it for a replay.
 /// The kernel has 8,192. A lane is one thread on both ends, so its packets are reordered by the
 /// underlay only; a path that reorders by more than this loses the late ones, counted as
@@ -53,14 +57,6 @@ pub(crate) struct LaneKey {
     mac1: Arc<RateLimiter>,
     /// Wants a cookie from everybody.
     cookies: RateLimiter,
-}
-
-/// What came of a handshake message that must prove its source address.
-pub(crate) enum CookieCheck {
-    /// It carries the cookie for its source address.
-    Valid,
-    /// It does not: this reply of so many bytes tells it the cookie.
-    Reply(usize),
 }
 
 impl LaneKey {
@@ -129,22 +125,6 @@ pub(crate) struct Flight {
     pub(crate) started: Instant,
     /// Initiations so far.
     pub(crate) attempts: u32,
-}
-
-/// What a transport message turned out to be. All of these are authenticated.
-pub(crate) enum Received {
-    /// An inner packet of so many bytes, at the front of the output.
-    Packet(usize),
-    /// A keepalive.
-    Keepalive,
-    /// Neither IPv4 nor IPv6, or longer than the message.
-    Malformed,
-}
-
-/// What the passing of time asks for. Its bytes are at the front of the output.
-pub(crate) enum Due {
-    Initiation,
-    Keepalive(usize),
 }
 
 /// One `Tunn` with the mirror of its state.
@@ -316,10 +296,12 @@ impl Tunnel {
         if self.flight.is_some() {
             return false;
         }
-        if let Some(Due::Initiation) = self.update(now, output) {
-            return true;
-        }
-        let Ok(initiation) = message(self.tunn.format_handshake_initiation(output, false)) else {
+        matches!(self.update(now, output), Some(Due::Initiation)) || self.repeat(now, output)
+    }
+
+    /// Makes one more initiation of the handshake in flight, before its retry is due.
+    pub(crate) fn repeat(&mut self, now: Instant, output: &mut [u8]) -> bool {
+        let Ok(initiation) = message(self.tunn.format_handshake_initiation(output, true)) else {
             return false;
         };
         self.depart(sender_index(initiation), now);

@@ -114,6 +114,8 @@ pub(crate) struct SessionSet {
     /// On the list of its lane's thread.
     pub(crate) is_active: bool,
     is_requested: bool,
+    /// The peer's initiation was left without an answer, since ours goes first.
+    is_passed_over: bool,
     pending: Option<Pending>,
     /// When the peer's initiation was accepted that holds ours back: the first since we sent one or
     /// confirmed a session.
@@ -139,6 +141,7 @@ impl SessionSet {
             traffic: Traffic::default(),
             is_active: false,
             is_requested: false,
+            is_passed_over: false,
             pending: None,
             accepted: None,
             confirmed: None,

@@ -59,6 +59,7 @@ impl SessionSet {
             .initiate(context.now, send.room())
         {
             self.accepted = None;
+            self.is_passed_over = false;
             self.post_initiation(index, context, send, delay);
         }
         Ok(())
@@ -115,6 +116,37 @@ impl SessionSet {
             })
     }
 
+    /// Repeats our own first initiation when the peer, whose own was passed over for it, has not
+    /// answered: ours was lost, as when the peer had not quite started yet. Nobody need wait for the
+    /// next retry.
+    pub(super) fn repeat_crossed(
+        &mut self,
+        context: &Context<'_>,
+        send: &mut UnderlayBatch,
+    ) -> Result<(), OutputFull> {
+        let flight = |index: usize| self.members[index].tunnel.flight();
+        let is_first = |index: &usize| {
+            flight(*index).is_some_and(|flight| {
+                flight.attempts == 1
+                    && context.now.saturating_duration_since(flight.started) >= CROSSING_WINDOW
+            })
+        };
+        let Some(index) = self.target().filter(is_first) else {
+            return Ok(());
+        };
+        if !self.is_passed_over || self.pending.is_some() {
+            return Ok(());
+        }
+        if !send.has_room(HANDSHAKE_ROOM) {
+            return Err(OutputFull);
+        }
+        self.is_passed_over = false;
+        if self.members[index].tunnel.repeat(context.now, send.room()) {
+            self.post_initiation(index, context, send, None);
+        }
+        Ok(())
+    }
+
     /// Answers the peer's initiation to where it came from. That says nothing about where the peer
     /// is: anybody can send a copy of it. So it holds ours back for a while, since theirs may be
     /// enough, but the next one does not do so again. The output has [`HANDSHAKE_ROOM`].
@@ -127,6 +159,7 @@ impl SessionSet {
     ) -> Result<(), DropReason> {
         let index = match self.target() {
             Some(index) if self.is_crossed(index, context) => {
+                self.is_passed_over = true;
                 return Err(DropReason::HandshakeCrossed);
             }
             Some(index) if self.members[index].tunnel.can_accept(context.now) => index,
@@ -200,6 +233,7 @@ impl SessionSet {
         self.confirmed = Some(context.now);
         self.traffic.handshakes += 1;
         self.accepted = None;
+        self.is_passed_over = false;
         self.retry_at = None;
         // Both started together and ours is not out yet: theirs was enough.
         let slot = self.members[index].slot;

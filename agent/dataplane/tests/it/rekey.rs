@@ -238,17 +238,23 @@ fn handshakes_that_both_ends_are_asked_for_are_one() {
 
 #[test]
 fn simultaneous_starts_survive_the_loss_of_the_first_initiation() {
-    for lost in [0, 1] {
+    // At the same time, or when the other one is up only a moment later, and what was sent to it
+    // before is lost.
+    for (lost, pause) in [(0, 0), (1, 0), (0, 300), (1, 300), (0, 900), (1, 900)] {
         let mut network = Network::new(&[1, 1]);
         let mut is_first = true;
         network.lose(move |transit| {
             transit.from == lost && transit.kind() == 1 && std::mem::take(&mut is_first)
         });
-        network.ping(0, 1, 0);
-        network.ping(1, 0, 0);
-        network.run(seconds(6));
+        network.ping(lost, 1 - lost, 0);
+        network.run(milliseconds(pause));
+        network.ping(1 - lost, lost, 0);
+        network.run(milliseconds(1_500));
         network.assert_all_delivered(0, 1);
         network.assert_all_delivered(1, 1);
+        network.run(seconds(10));
+        let initiations = network.count(0, 1) + network.count(1, 1);
+        assert!(initiations <= 3, "{initiations}, {lost} {pause}");
     }
 }
 

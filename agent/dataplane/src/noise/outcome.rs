@@ -1,0 +1,25 @@
+//! What came of a call to the protocol engine.
+
+/// What came of a handshake message that must prove its source address.
+pub(crate) enum CookieCheck {
+    /// It carries the cookie for its source address.
+    Valid,
+    /// It does not: this reply of so many bytes tells it the cookie.
+    Reply(usize),
+}
+
+/// What a transport message turned out to be. All of these are authenticated.
+pub(crate) enum Received {
+    /// An inner packet of so many bytes, at the front of the output.
+    Packet(usize),
+    /// A keepalive.
+    Keepalive,
+    /// Neither IPv4 nor IPv6, or longer than the message.
+    Malformed,
+}
+
+/// What the passing of time asks for. Its bytes are at the front of the output.
+pub(crate) enum Due {
+    Initiation,
+    Keepalive(usize),
+}
