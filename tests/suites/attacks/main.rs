@@ -1,10 +1,26 @@
 //! Forged, mangled and replayed packets, floods, and an underlay that loses, delays and repeats.
 
+mod copies;
+mod families;
+mod impaired;
+mod nat;
+mod replays;
+mod restart;
+mod spoofed;
+
 use std::process::ExitCode;
 
 use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
-    let suites: [&[Test]; 0] = [];
+    // The longest first, so that nothing waits for it at the end.
+    let suites: [&[Test]; 6] = [
+        families::TESTS,
+        impaired::TESTS,
+        nat::TESTS,
+        restart::TESTS,
+        replays::TESTS,
+        spoofed::TESTS,
+    ];
     suite::run(suites.concat())
 }
