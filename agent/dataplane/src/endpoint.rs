@@ -28,23 +28,27 @@ fn of_lane(pair: &EncryptedPair, number: usize, lane: usize) -> Option<SocketAdd
 impl Endpoint {
     /// Where data goes.
     pub(crate) fn current(&self, pair: &EncryptedPair, lane: usize) -> Option<SocketAddr> {
-        self.for_attempt(pair, lane, 1)
-    }
-
-    /// Where the initiation number `attempt` (from 1) of a handshake goes: to each endpoint in turn.
-    /// So what waits for its first session still waits when the second endpoint answers.
-    pub(crate) fn for_attempt(
-        &self,
-        pair: &EncryptedPair,
-        lane: usize,
-        attempt: u32,
-    ) -> Option<SocketAddr> {
         if pair.endpoints.is_empty() {
             return self.roamed;
         }
-        let further = usize::try_from(attempt.saturating_sub(1)).unwrap_or(0);
-        let number = self.selected + further;
-        of_lane(pair, number % pair.endpoints.len(), lane)
+        // A thread may see fewer endpoints a moment before the set is told.
+        of_lane(pair, self.selected % pair.endpoints.len(), lane)
+    }
+
+    /// Where the initiation number `attempt` (from 1) of a handshake goes, in this order: the first
+    /// to the endpoint in use alone, a retry to every other one behind it. So what waits for its
+    /// first session still waits when the second endpoint answers, and a pair of which a message
+    /// was merely lost stays where it is: of two copies the peer answers the one that comes first.
+    pub(crate) fn for_attempt<'a>(
+        &self,
+        pair: &'a EncryptedPair,
+        lane: usize,
+        attempt: u32,
+    ) -> impl Iterator<Item = SocketAddr> + use<'a> {
+        let selected = self.selected.checked_rem(pair.endpoints.len());
+        let others = (0..pair.endpoints.len()).filter(move |n| attempt > 1 && Some(*n) != selected);
+        let others = others.filter_map(move |number| of_lane(pair, number, lane));
+        self.current(pair, lane).into_iter().chain(others)
     }
 
     /// An authenticated packet or a response has come from `source`: a peer without endpoints is

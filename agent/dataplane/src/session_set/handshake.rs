@@ -97,9 +97,19 @@ impl SessionSet {
         send: &mut UnderlayBatch,
     ) {
         let pair = &context.peer.config.pair;
-        if let Some(endpoint) = self.endpoint.for_attempt(pair, context.lane, attempt) {
+        let mut message = [0; INITIATION_LENGTH];
+        message.copy_from_slice(&send.room()[..INITIATION_LENGTH]);
+        let endpoints = self.endpoint.for_attempt(pair, context.lane, attempt);
+        for (copies, endpoint) in endpoints.enumerate() {
+            // There is room for the first; a retry may do without the others once.
+            if !send.has_room(HANDSHAKE_ROOM) {
+                break;
+            }
+            send.room()[..INITIATION_LENGTH].copy_from_slice(&message);
             send.commit_front(context.lane, endpoint, INITIATION_LENGTH);
-            context.counters.initiations_sent();
+            if copies == 0 {
+                context.counters.initiations_sent();
+            }
         }
     }
 

@@ -119,6 +119,24 @@ fn the_other_family_is_tried_when_one_does_not_answer() {
 }
 
 #[test]
+fn a_lost_initiation_moves_nobody_to_the_other_family() {
+    let mut network = Network::new(&[1, 1]);
+    network.prefer_ipv6();
+    let mut is_first = true;
+    network.lose(move |transit| transit.kind() == 1 && std::mem::take(&mut is_first));
+    network.ping(0, 1, 0);
+    network.run(seconds(6));
+    network.assert_all_delivered(1, 1);
+    for (from, to) in [(0, 1), (1, 0)] {
+        let endpoint = network.lane_status(from, to, 0).endpoint;
+        assert!(
+            endpoint.is_some_and(|endpoint| endpoint.is_ipv6()),
+            "{endpoint:?}"
+        );
+    }
+}
+
+#[test]
 fn a_family_that_dies_under_a_session_is_left() {
     let mut network = Network::new(&[1, 1]);
     network.prefer_ipv6();
