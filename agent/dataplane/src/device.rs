@@ -17,6 +17,7 @@ use crate::endpoint::Endpoint;
 use crate::handshake_limiter::HandshakeLimiter;
 use crate::lane::Lane;
 use crate::noise::LaneKey;
+use crate::own_epoch::OwnEpoch;
 use crate::peer::{Peer, PeerConfig, PeerLane, PeerState};
 use crate::peer_table::PeerTable;
 use crate::receiver_index::ReceiverIndices;
@@ -91,7 +92,7 @@ pub struct Device {
     pub(crate) limiter: HandshakeLimiter,
     pub(crate) table: ArcSwap<PeerTable>,
     pub(crate) seed: u64,
-    keeps_open: bool,
+    pub(crate) own_epoch: OwnEpoch,
     /// Held while the table is replaced.
     writer: Mutex<()>,
     addresses: Vec<IpAddr>,
@@ -135,7 +136,7 @@ impl Device {
             limiter: HandshakeLimiter::new(handshakes_per_second),
             table: ArcSwap::from_pointee(PeerTable::default()),
             seed,
-            keeps_open,
+            own_epoch: OwnEpoch::default(),
             writer: Mutex::new(()),
             addresses,
         }))
@@ -285,6 +286,29 @@ impl Device {
         self.handshakes().initiations_sent
     }
 
+    /// The latest stamp that an initiation had since [`Self::begin_epoch`], in nanoseconds since
+    /// the Unix epoch. It does not follow a clock that is set.
+    #[must_use]
+    pub fn highest_stamp(&self) -> u64 {
+        self.own_epoch.highest_stamp()
+    }
+
+    /// The clock was set back behind stamps that peers have seen. From here on every handshake is
+    /// started by a tunnel made under the present clock; those of before still carry traffic until
+    /// one has completed. To be called before peers learn the next epoch: a late stamp that came
+    /// to them after that would lock this node out again.
+    pub fn begin_epoch(&self, now: Instant) {
+        let _writer = self.writer.lock();
+        self.own_epoch.begin();
+        for peer in self.table.load().peers() {
+            for (lane, cell) in peer.state.lanes.iter().enumerate().take(peer.lanes) {
+                if let Some(set) = cell.lock().set.as_mut() {
+                    set.follow(&self.context(lane, peer, now));
+                }
+            }
+        }
+    }
+
     pub(crate) fn context<'a>(&'a self, lane: usize, peer: &'a Peer, now: Instant) -> Context<'a> {
         let own = &self.lanes[lane];
         let (key, counters) = (&own.key, &own.counters);
@@ -294,6 +318,7 @@ impl Device {
             peer,
             key,
             indices: &self.indices,
+            own_epoch: &self.own_epoch,
             counters,
             keeps_open: self.keeps_open && !peer.config.pair.endpoints.is_empty(),
         }

@@ -22,6 +22,7 @@ mod jitter;
 pub mod lane;
 mod message;
 mod noise;
+mod own_epoch;
 pub mod packet_queue;
 mod peer;
 mod peer_table;
@@ -29,6 +30,7 @@ mod receiver_index;
 mod session_set;
 #[cfg(feature = "sim")]
 pub mod simulated_clock;
+mod stamp_clock;
 pub mod status;
 mod timers;
 

@@ -27,6 +27,7 @@ use podwire_core::key::{PrivateKey, PublicKey};
 
 use crate::drop_reason::DropReason;
 use crate::message::{DATA_OVERHEAD, INITIATION_LENGTH, RESPONSE_LENGTH, sender_index};
+use crate::stamp_clock::StampClock;
 use crate::timers::{
     CLOCK_DRIFT_MAX, KEEPALIVE_TIMEOUT, LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
     REKEY_TIMEOUT, REUSE_UNTIL,
@@ -144,21 +145,15 @@ pub(crate) struct Tunnel {
     unanswered_since: Option<Instant>,
     /// When its newest session was made, or the `Tunn` itself.
     renewed: Instant,
+    pub(crate) stamp_clock: StampClock,
 }
 
 impl Tunnel {
     /// A tunnel of `key` to `peer`; `index` is our 24-bit part of its receiver indices.
     pub(crate) fn new(key: &LaneKey, peer: &PublicKey, index: u32, now: Instant) -> Self {
-        let make = || {
-            Tunn::new(
-                key.private.secret(),
-                boringtun::x25519::PublicKey::from(*peer.as_bytes()),
-                None,
-                None,
-                index,
-                Some(Arc::clone(&key.mac1)),
-            )
-        };
+        let (private, mac1) = (key.private.secret(), Some(Arc::clone(&key.mac1)));
+        let public = boringtun::x25519::PublicKey::from(*peer.as_bytes());
+        let make = || Tunn::new(private, public, None, None, index, mac1);
         #[cfg(not(feature = "sim"))]
         let tunn = make();
         #[cfg(feature = "sim")]
@@ -167,6 +162,7 @@ impl Tunnel {
         });
         Self {
             tunn: Box::new(tunn),
+            stamp_clock: StampClock::new(now),
             ring: [None; RING],
             current: 0,
             last_index: index << 8,

@@ -1,14 +1,14 @@
 //! The session set of one lane of one peer: receive on any member, send on the newest confirmed.
 //!
-//! A changed key of the peer or another epoch of it is one more member. Members that were replaced
+//! A changed key of the peer, another epoch of it or of this node is one more member. Members that were replaced
 //! receive for [`REPLACED_LIFETIME`] more, so that nothing that is on its way is lost, and send as
 //! long as none that is newer is confirmed: make before break.
 //!
 //! A member that is dropped takes with it the highest stamp that it has seen: the next one accepts
 //! a copy of an old initiation. That costs one handshake and gives its sender nothing, since a
-//! session counts only once it is confirmed. And a new member stamps its initiations by the wall
-//! clock of its own creation: when that has gone back, the peer refuses them until the record tells
-//! a new epoch.
+//! session counts only once it is confirmed. And a member stamps its initiations by the wall clock of
+//! its own creation (see [`crate::own_epoch`]): when that has gone back, the peer refuses them until
+//! the record tells a new epoch.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -23,6 +23,7 @@ use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
 use crate::message::{DATA_OVERHEAD, INITIATION_LENGTH};
 use crate::noise::{HANDSHAKE_ROOM, LaneKey, Received, Tunnel};
+use crate::own_epoch::OwnEpoch;
 use crate::packet_queue::PacketQueue;
 use crate::peer::Peer;
 use crate::receiver_index::{Owner, ReceiverIndices, Slot};
@@ -54,6 +55,7 @@ pub(crate) struct Context<'a> {
     pub(crate) peer: &'a Peer,
     pub(crate) key: &'a LaneKey,
     pub(crate) indices: &'a ReceiverIndices,
+    pub(crate) own_epoch: &'a OwnEpoch,
     pub(crate) counters: &'a LaneCounters,
     /// The peer cannot reach this node unless this node asks it first.
     pub(crate) keeps_open: bool,
@@ -105,6 +107,8 @@ struct Pending {
 /// All sessions of one lane of one peer, and what waits for one.
 pub(crate) struct SessionSet {
     version: u64,
+    /// The own epoch that the members which are not replaced are of.
+    own_epoch: u64,
     identity: Identity,
     /// Oldest first.
     members: Vec<Member>,
@@ -134,6 +138,7 @@ impl SessionSet {
     pub(crate) fn new(context: &Context<'_>) -> Option<Self> {
         Some(Self {
             version: context.peer.version,
+            own_epoch: context.own_epoch.number(),
             identity: context.identity()?,
             members: Vec::new(),
             queue: PacketQueue::default(),
@@ -151,8 +156,13 @@ impl SessionSet {
         })
     }
 
-    /// Follows the peer's configuration, unless a newer one was seen.
+    /// Follows the own epoch, and the peer's configuration unless a newer one was seen.
     pub(crate) fn follow(&mut self, context: &Context<'_>) {
+        let own_epoch = context.own_epoch.number();
+        if own_epoch != self.own_epoch {
+            self.own_epoch = own_epoch;
+            self.replace_members(context);
+        }
         if context.peer.version <= self.version {
             return;
         }
@@ -162,12 +172,17 @@ impl SessionSet {
         };
         if identity != self.identity {
             self.identity = identity;
-            self.retry_at = self.retry_at.and(Some(context.now));
-            self.accepted = None;
-            self.pending = None;
-            for member in &mut self.members {
-                member.replaced.get_or_insert(context.now);
-            }
+            self.replace_members(context);
+        }
+    }
+
+    /// Makes before it breaks: the members of now send until a new one has completed a handshake.
+    fn replace_members(&mut self, context: &Context<'_>) {
+        self.retry_at = None;
+        self.accepted = None;
+        self.pending = None;
+        for member in &mut self.members {
+            member.replaced.get_or_insert(context.now);
         }
     }
 

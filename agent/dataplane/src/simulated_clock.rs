@@ -34,6 +34,11 @@ pub fn set_wall_clock_behind(by: Duration) {
     BEHIND.set(by);
 }
 
+/// How far the present is ahead of where tunnels are made.
+pub(crate) fn since_the_origin() -> Duration {
+    MockClock::time() - BEHIND.get()
+}
+
 /// Makes a value at the origin of simulated time and lets it `catch_up` at the present, silently.
 pub(crate) fn at_the_origin<T>(make: impl FnOnce() -> T, catch_up: impl FnOnce(&mut T)) -> T {
     let now = MockClock::time();

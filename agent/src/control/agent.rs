@@ -331,10 +331,12 @@ impl Agent {
         let Some(data_plane) = &self.data_plane else {
             return Ok(());
         };
-        if self
-            .state
-            .keep_stamp(SystemTime::now(), data_plane.initiations_sent())?
-        {
+        let now = SystemTime::now();
+        let is_behind = self.state.keep_stamp(now, data_plane.sent_stamps())?;
+        // While peers cannot be told, sessions of before go on, and peers take their stamps.
+        if is_behind && self.nodes.is_synchronised() {
+            self.state.begin_epoch(now)?;
+            data_plane.device().begin_epoch(Instant::now());
             warn!(
                 epoch = self.state.epoch(),
                 "the clock went back behind a stamp that peers have seen: another epoch begins"

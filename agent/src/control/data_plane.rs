@@ -8,6 +8,7 @@ use podwire_core::key::PrivateKey;
 use podwire_dataplane::{Device, DeviceConfig, HANDSHAKES_PER_SECOND};
 use tracing::{debug, info};
 
+use crate::state::SentStamps;
 use crate::transport::{Counter, EventQueue, LaneSockets, Transport, TunDevice};
 
 /// What a data plane is made of.
@@ -75,9 +76,12 @@ impl DataPlane {
         &self.device
     }
 
-    /// Counts initiations: peers remember the stamp of each.
-    pub(super) fn initiations_sent(&self) -> u64 {
-        self.device.initiations_sent()
+    /// The initiations so far: peers remember the stamp of each.
+    pub(super) fn sent_stamps(&self) -> SentStamps {
+        SentStamps {
+            initiations: self.device.initiations_sent(),
+            highest: self.device.highest_stamp(),
+        }
     }
 
     /// Waits for a reason to reconcile. Dropping the future loses nothing.

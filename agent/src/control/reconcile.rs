@@ -230,10 +230,14 @@ impl Agent {
         if node.pod_cidrs.is_empty() {
             return Ok(());
         }
-        let published = self
-            .own_published()
+        let published = self.own_published();
+        let generation = published
+            .as_ref()
             .map_or(0, |record| record.key_generation);
-        self.state.continue_key_generation(published)?;
+        self.state.continue_key_generation(generation)?;
+        if let Some(published) = published {
+            self.state.continue_epoch(published.epoch)?;
+        }
         let record = own_record(
             &node,
             &OwnRecordInputs {

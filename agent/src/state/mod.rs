@@ -38,6 +38,20 @@ pub(crate) use snapshot::Snapshot;
 /// sync.
 const STAMP_WRITE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How far a running clock may fall behind the highest stamp before another epoch begins: stamps
+/// count on between two settings of the clock, so that they differ by what it is corrected by now
+/// and then. A new tunnel of a node is refused for no longer than this.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+
+/// What the data plane tells of its initiations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SentStamps {
+    /// How many were sent since it began.
+    pub(crate) initiations: u64,
+    /// The highest stamp in the present epoch, in nanoseconds since the Unix epoch.
+    pub(crate) highest: u64,
+}
+
 /// The state of this node, locked for as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -47,6 +61,8 @@ pub(crate) struct State {
     /// Nothing of it is later than the highest stamp on disk plus [`STAMP_WRITE_INTERVAL`].
     highest_stamp: u64,
     initiations_sent: u64,
+    /// The epoch was begun by this process: no published record can be of it.
+    epoch_is_new: bool,
     /// Public keys of the lanes in use, lane 0 first. The private ones are read when they are
     /// needed.
     public_keys: Vec<PublicKey>,
@@ -68,6 +84,7 @@ impl State {
         let lock = folder::open(path)?;
         let history = read_history(path)?;
         let (keys, keys_are_new) = open_keys(path, lanes, &history, now)?;
+        let epoch_before = history.epoch;
         let history = History {
             has_keys: true,
             ..history.started(nanos(now))
@@ -82,6 +99,7 @@ impl State {
             folder: path.to_owned(),
             _lock: lock,
             highest_stamp: history.highest_stamp,
+            epoch_is_new: history.epoch != epoch_before,
             history,
             initiations_sent: 0,
             public_keys: keys.public_keys().into_iter().take(lanes).collect(),
@@ -159,33 +177,34 @@ impl State {
         self.history.process_generation()
     }
 
-    /// Remembers the highest stamp that peers may have seen, given how many initiations were sent
-    /// since this value was opened. True when another epoch begins, because the clock is behind
-    /// that stamp.
+    /// Remembers the highest stamp that peers may have seen. True when the clock is behind it:
+    /// then [`Self::begin_epoch`] is due.
     ///
     /// # Errors
     /// The disk's; the next call tries again.
     pub(crate) fn keep_stamp(
         &mut self,
         now: SystemTime,
-        initiations_sent: u64,
+        sent: SentStamps,
     ) -> Result<bool, StateError> {
         let now = nanos(now);
-        let sent = History {
-            highest_stamp: self.highest_stamp,
+        let mut highest = self.highest_stamp.max(sent.highest);
+        if sent.initiations != self.initiations_sent {
+            self.initiations_sent = sent.initiations;
+            // The engine's clock counts the time that the machine slept, its mirror does not.
+            highest = highest.max(now);
+        }
+        self.highest_stamp = highest;
+        let tolerated = now.saturating_add(nanoseconds(CLOCK_TOLERANCE));
+        let known = History {
+            highest_stamp: highest,
             ..self.history.clone()
         };
-        if let EpochDecision::Change(_) = history::epoch_at(now, &sent) {
-            self.keep_history(sent.at(now))?;
-            self.highest_stamp = 0;
-            self.initiations_sent = initiations_sent;
-            return Ok(true);
-        }
-        if initiations_sent != self.initiations_sent {
-            self.initiations_sent = initiations_sent;
-            self.highest_stamp = now;
-        }
-        let behind = Duration::from_nanos(self.highest_stamp - self.history.highest_stamp);
+        let is_behind = matches!(
+            history::epoch_at(tolerated, &known),
+            EpochDecision::Change(_)
+        );
+        let behind = Duration::from_nanos(highest.saturating_sub(self.history.highest_stamp));
         if behind >= STAMP_WRITE_INTERVAL {
             let highest_stamp = self.highest_stamp;
             self.keep_history(History {
@@ -193,7 +212,32 @@ impl State {
                 ..self.history.clone()
             })?;
         }
-        Ok(false)
+        Ok(is_behind)
+    }
+
+    /// Begins another epoch, in which nothing was sent yet. It is on disk when this returns.
+    pub(crate) fn begin_epoch(&mut self, now: SystemTime) -> Result<(), StateError> {
+        let known = History {
+            highest_stamp: self.highest_stamp,
+            ..self.history.clone()
+        };
+        self.keep_history(known.at(nanos(now)))?;
+        self.highest_stamp = 0;
+        self.epoch_is_new = true;
+        Ok(())
+    }
+
+    /// An epoch that was begun by this process and is published already is not new to peers: the
+    /// state folder is an older copy. Skips it.
+    pub(crate) fn continue_epoch(&mut self, published: u64) -> Result<(), StateError> {
+        if self.epoch_is_new && published == self.history.epoch {
+            self.keep_history(History {
+                epoch: published.saturating_add(1),
+                ..self.history.clone()
+            })?;
+        }
+        self.epoch_is_new = false;
+        Ok(())
     }
 
     /// Keeps the last known mesh; writes only what differs from what was kept.
@@ -284,12 +328,15 @@ fn open_keys(
     }
 }
 
-/// Nanoseconds since the Unix epoch; 0 before it. Enough for five centuries.
+/// Nanoseconds since the Unix epoch; 0 before it.
 fn nanos(time: SystemTime) -> u64 {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    nanoseconds(since.unwrap_or_default())
+}
+
+/// Enough for five centuries.
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

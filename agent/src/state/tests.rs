@@ -12,6 +12,13 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
+fn sent(initiations: u64, highest_seconds: u64) -> SentStamps {
+    SentStamps {
+        initiations,
+        highest: highest_seconds * 1_000_000_000,
+    }
+}
+
 fn open(path: &Path) -> State {
     State::open(path, LANES, at(1000)).unwrap_or_else(|error| panic!("{}", chain(error)))
 }
@@ -319,7 +326,7 @@ fn a_path_that_cannot_be_a_folder_is_an_error_that_names_the_flag() {
 fn a_clock_that_went_back_over_a_restart_begins_an_epoch() {
     let (folder, _) = used();
     let mut state = open(folder.path());
-    assert!(!state.keep_stamp(at(2000), 1).expect("kept"));
+    assert!(!state.keep_stamp(at(2000), sent(1, 2000)).expect("kept"));
     drop(state);
     assert_eq!(
         State::open(folder.path(), LANES, at(2001))
@@ -345,23 +352,29 @@ fn a_clock_that_went_back_over_a_restart_begins_an_epoch() {
 fn a_clock_that_jumps_back_while_running_begins_an_epoch() {
     let (folder, _) = used();
     let mut state = open(folder.path());
-    assert!(!state.keep_stamp(at(2000), 1).expect("kept"));
+    assert!(!state.keep_stamp(at(2000), sent(1, 2000)).expect("kept"));
     assert!(
         !state
-            .keep_stamp(at(2500), 1)
+            .keep_stamp(at(2500), sent(1, 2000))
             .expect("nothing was sent at 2500")
     );
     assert!(
         !state
-            .keep_stamp(at(2001), 1)
+            .keep_stamp(at(2001), sent(1, 2000))
             .expect("still ahead of what was sent")
     );
     // Not yet on disk, because the disk is little behind: it counts all the same.
-    assert!(!state.keep_stamp(at(2002), 2).expect("kept"));
-    assert!(state.keep_stamp(at(2001), 2).expect("kept"));
+    assert!(!state.keep_stamp(at(2003), sent(2, 2003)).expect("kept"));
+    assert!(
+        !state
+            .keep_stamp(at(2002), sent(2, 2003))
+            .expect("a correction")
+    );
+    assert!(state.keep_stamp(at(2001), sent(2, 2003)).expect("kept"));
+    state.begin_epoch(at(2001)).expect("kept");
     assert_eq!(state.epoch(), 1);
-    assert!(!state.keep_stamp(at(2001), 2).expect("once"));
-    assert!(!state.keep_stamp(at(2002), 3).expect("kept"));
+    assert!(!state.keep_stamp(at(2001), sent(2, 0)).expect("once"));
+    assert!(!state.keep_stamp(at(2002), sent(3, 2002)).expect("kept"));
     drop(state);
     assert_eq!(
         State::open(folder.path(), LANES, at(2003))
@@ -371,13 +384,62 @@ fn a_clock_that_jumps_back_while_running_begins_an_epoch() {
     );
 }
 
+/// An engine does not notice that the clock was set: its stamps count on from where they were.
+#[test]
+fn stamps_that_run_ahead_of_a_clock_are_what_counts_and_not_the_clock() {
+    let (folder, _) = used();
+    let mut state = open(folder.path());
+    assert!(
+        state
+            .keep_stamp(at(2000), sent(1, 1_000_000))
+            .expect("kept")
+    );
+    drop(state);
+    assert_eq!(
+        State::open(folder.path(), LANES, at(2001))
+            .expect("open")
+            .epoch(),
+        1
+    );
+    let mut state = open(folder.path());
+    state.begin_epoch(at(2002)).expect("nothing was sent");
+    assert_eq!(state.epoch(), 1, "no epoch without a reason");
+}
+
+#[test]
+fn an_epoch_that_peers_know_already_is_skipped() {
+    let (folder, _) = used();
+    let mut state = open(folder.path());
+    assert!(!state.keep_stamp(at(1500), sent(1, 1500)).expect("kept"));
+    let older_copy = fs::read(folder.path().join("history.json")).expect("history");
+    assert!(state.keep_stamp(at(2000), sent(1, 9000)).expect("kept"));
+    state.begin_epoch(at(2000)).expect("kept");
+    state.continue_epoch(0).expect("the record is of before");
+    assert_eq!(state.epoch(), 1);
+    state.continue_epoch(1).expect("published by itself");
+    assert_eq!(state.epoch(), 1);
+    drop(state);
+    fs::write(folder.path().join("history.json"), older_copy).expect("restored");
+    let mut state = State::open(folder.path(), LANES, at(500)).expect("open");
+    assert_eq!(state.epoch(), 1, "the clock is behind the older copy too");
+    state.continue_epoch(1).expect("kept");
+    assert_eq!(state.epoch(), 2);
+    drop(state);
+    assert_eq!(
+        State::open(folder.path(), LANES, at(501))
+            .expect("open")
+            .epoch(),
+        2
+    );
+}
+
 #[test]
 fn a_node_at_rest_writes_nothing() {
     let (folder, _) = used();
     let mut state = open(folder.path());
     let nodes = BTreeMap::from([("n1".parse().expect("name"), node("n1"))]);
     let mut keep = |now| {
-        state.keep_stamp(at(now), 1).expect("kept");
+        state.keep_stamp(at(now), sent(1, 2000)).expect("kept");
         state
             .keep_snapshot(&nodes, &Incumbents::new())
             .expect("kept");

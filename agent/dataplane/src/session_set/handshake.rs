@@ -74,6 +74,8 @@ impl SessionSet {
         delay: Option<Duration>,
     ) {
         let member = &self.members[index];
+        let stamp = member.tunnel.stamp_clock.stamp(context.now);
+        context.own_epoch.note(self.own_epoch, stamp);
         let attempt = member.tunnel.flight().map_or(1, |flight| flight.attempts);
         let Some(delay) = delay else {
             self.send_initiation(attempt, context, send);

@@ -265,3 +265,73 @@ fn a_changed_key_is_confirmed_by_its_own_handshake_and_not_by_a_session_of_the_o
     assert_ne!(new, old);
     assert_eq!(confirmed_key(&network), Some(new));
 }
+
+#[test]
+fn a_clock_that_goes_back_while_running_locks_nobody_out_before_or_after_a_restart() {
+    let mut network = Network::new(&[1, 1]);
+    network.ping(0, 1, 0);
+    network.run(seconds(1));
+    let before = network.nodes[0].device.highest_stamp();
+    network.nodes[0].clock_behind = seconds(3600);
+    // A session of before goes on, and its tunnel stamps by the clock of before.
+    for n in 1..200 {
+        network.ping(0, 1, n);
+        network.run(seconds(1));
+    }
+    assert!(
+        network.nodes[0].device.highest_stamp() > before,
+        "stamps of the future are told"
+    );
+    network.begin_epoch(0);
+    network.publish_to(1);
+    for n in 200..600 {
+        network.ping(0, 1, n);
+        network.run(seconds(1));
+    }
+    network.assert_all_delivered(1, 600);
+    let after = network.nodes[0].device.highest_stamp();
+    assert!(
+        before > after && after > 0,
+        "an hour earlier: {before}, then {after}"
+    );
+    // What peers remember of this epoch is no later than the clock: a restart is welcome.
+    let rejected = network.nodes[1].dropped(DropReason::HandshakeRejected);
+    network.restart(0);
+    network.ping(0, 1, 600);
+    network.run(seconds(1));
+    network.assert_all_delivered(1, 601);
+    assert_eq!(
+        network.nodes[1].dropped(DropReason::HandshakeRejected),
+        rejected
+    );
+}
+
+#[test]
+fn clocks_of_both_ends_that_go_back_at_once_lock_nobody_out() {
+    let mut network = Network::new(&[2, 2]);
+    let mut n = 0;
+    for round in 0..3 {
+        for node in [0, 1] {
+            // Forward and back again: first an hour, then a day, then less than a second.
+            network.nodes[node].clock_behind = [3600, 90_000, 90_001].map(seconds)[round];
+            network.begin_epoch(node);
+        }
+        network.publish();
+        for _ in 0..300 {
+            for lane in [0, 1] {
+                network.send(0, lane, &Packet::new(0, 1).sequence(n).bytes());
+                network.send(1, lane, &Packet::new(1, 0).sequence(n).bytes());
+                n += 1;
+            }
+            network.run(seconds(1));
+        }
+        network.assert_all_delivered(0, n);
+        network.assert_all_delivered(1, n);
+    }
+    for node in [0, 1] {
+        network.restart(node);
+        network.ping(node, 1 - node, n);
+        network.run(seconds(1));
+        network.assert_all_delivered(1 - node, n + 1);
+    }
+}

@@ -254,6 +254,13 @@ impl Network {
         self.nodes[number].device.set_peers(&peers, self.now);
     }
 
+    /// A node sees that its clock went back; the others are not told yet.
+    pub(crate) fn begin_epoch(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.epoch += 1;
+        node.device.begin_epoch(self.now);
+    }
+
     /// The process of a node dies and starts again with the same keys, knowing nothing of before.
     pub(crate) fn restart(&mut self, number: usize) {
         let seed = self.random();
