@@ -40,8 +40,7 @@ pub type Underlay = BTreeMap<IpAddr, Path>;
 pub struct Kernel {
     /// The TUN device.
     pub device: Option<Device>,
-    /// Addresses on the device (`/32` and `/128`; link-local ones that the kernel adds are left
-    /// out).
+    /// Addresses on the device, `/32` and `/128`.
     pub addresses: BTreeSet<IpNet>,
     /// Routes of protocol 119, by what the kernel tells them apart by.
     pub routes: BTreeMap<RouteKey, RouteAction>,

@@ -1,7 +1,9 @@
 //! Files that a reader, or a crash at any moment, sees whole: the old one or the new one.
 
+use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -42,10 +44,7 @@ pub enum ReplaceError {
 /// # Errors
 /// The file system's. No temporary file is left behind.
 pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), ReplaceError> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        Some(_) | None => Path::new("."),
-    };
+    let folder = folder_of(path);
     write_and_rename(folder, path, contents, mode).map_err(|source| {
         if source.kind() == io::ErrorKind::NotFound {
             ReplaceError::NoFolder {
@@ -66,11 +65,40 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> Result<(), ReplaceErr
         })
 }
 
-fn write_and_rename(folder: &Path, path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+/// Removes what a process that was killed within [`replace`] left of `path`; whoever calls this is
+/// the only one that writes it.
+///
+/// # Errors
+/// The file system's.
+pub fn remove_leftovers(path: &Path) -> io::Result<()> {
+    let prefix = temporary_prefix(path)?;
+    for entry in std::fs::read_dir(folder_of(path))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.as_bytes().starts_with(prefix.as_bytes()) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    }
+}
+
+fn temporary_prefix(path: &Path) -> io::Result<OsString> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut prefix = std::ffi::OsString::from(".");
+    let mut prefix = OsString::from(".");
     prefix.push(name);
     prefix.push(".");
+    Ok(prefix)
+}
+
+fn write_and_rename(folder: &Path, path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let prefix = temporary_prefix(path)?;
     // Made with mode 0600: a secret is never readable by others, not even while it is written.
     let mut file = tempfile::Builder::new()
         .prefix(&prefix)
@@ -101,6 +129,23 @@ mod tests {
             0o640
         );
         assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_of_this_file_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("file");
+        for name in [".file.aB3dE6", "file", ".file2.aB3dE6", ".files", "file.x"] {
+            fs::write(folder.path().join(name), "").expect("write");
+        }
+        remove_leftovers(&path).expect("removed");
+        let mut left: Vec<_> = fs::read_dir(folder.path())
+            .expect("list")
+            .map(|entry| entry.expect("entry").file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, [".file2.aB3dE6", ".files", "file", "file.x"]);
+        remove_leftovers(&folder.path().join("no/file")).expect_err("no folder");
     }
 
     #[test]

@@ -89,6 +89,15 @@ impl Directory {
         self.nodes.clone()
     }
 
+    /// Removes what an agent of this Node that was killed left half-written. It is the only one that
+    /// writes those files.
+    ///
+    /// # Errors
+    /// The file system's; it may block for long.
+    pub fn remove_leftovers(&self, own: &NodeName) -> io::Result<()> {
+        atomic_file::remove_leftovers(&self.path.join(folder::file_name(own, Part::Record)))
+    }
+
     /// Publishes the own record, as [`crate::registry::Registry::publish`].
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use podwire_core::kernel::Device;
@@ -161,7 +160,7 @@ pub(super) async fn remove(handle: &Handle, index: u32) -> io::Result<()> {
     change(handle, RouteNetlinkMessage::DelLink(link), 0).await
 }
 
-/// The addresses of a link, without the link-local ones.
+/// The addresses of a link.
 pub(super) async fn addresses(handle: &Handle, index: u32) -> io::Result<BTreeSet<IpNet>> {
     let all = dump(
         handle,
@@ -190,9 +189,6 @@ fn network(message: &AddressMessage) -> Option<IpNet> {
         }
     }
     let address = address?;
-    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-        return None;
-    }
     IpNet::new(address, message.header.prefix_len).ok()
 }
 

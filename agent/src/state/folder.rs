@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use podwire_registry::atomic_file;
 use tracing::debug;
 
 use super::error::StateError;
@@ -92,22 +93,8 @@ fn remove_leftovers(folder: &Path) -> io::Result<()> {
         super::history::FILE,
         super::snapshot::FILE,
     ];
-    for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name();
-        let leftover = name
-            .to_str()
-            .and_then(|name| name.strip_prefix('.'))
-            .is_some_and(|name| {
-                ours.iter().any(|file| {
-                    name.strip_prefix(file)
-                        .is_some_and(|rest| rest.starts_with('.'))
-                })
-            });
-        if leftover {
-            fs::remove_file(folder.join(name))?;
-        }
-    }
-    Ok(())
+    ours.iter()
+        .try_for_each(|file| atomic_file::remove_leftovers(&folder.join(file)))
 }
 
 /// Reads a file of at most `size_max` bytes; `None` when it is not there.
