@@ -13,6 +13,7 @@
 pub mod allowed_ips;
 pub mod annotations;
 pub mod claim;
+pub mod damage;
 pub mod desired_kernel;
 pub mod endpoint_order;
 pub mod kernel;
@@ -20,5 +21,6 @@ pub mod key;
 pub mod mesh;
 pub mod mtu;
 pub mod node;
+pub mod obstacles;
 pub mod plan;
 pub mod record;

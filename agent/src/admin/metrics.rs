@@ -25,6 +25,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ObstacleLabel {
+    what: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HandshakeLabels {
     message: &'static str,
     direction: &'static str,
@@ -47,6 +52,7 @@ pub(super) fn text(shown: &Shown, now: Instant) -> String {
         );
     }
     register_control(&mut registry, &status);
+    register_obstacles(&mut registry, &status);
     let mut text = String::new();
     // Writing into a String cannot fail.
     let _ = encode(&mut text, &registry);
@@ -118,6 +124,16 @@ fn register_handshakes(registry: &mut Registry, shown: &Shown) {
     );
 }
 
+/// One series for each of the first obstacles, so that an alert can name what to remove.
+fn register_obstacles(registry: &mut Registry, status: &Status) {
+    let family = Family::<ObstacleLabel, Gauge>::default();
+    for what in &status.obstacles {
+        let what = what.clone();
+        family.get_or_create(&ObstacleLabel { what }).set(1);
+    }
+    registry.register("obstacle", "What stands in the way of pod traffic", family);
+}
+
 fn register_control(registry: &mut Registry, status: &Status) {
     let reconcile = &status.reconcile;
     let counters = [
@@ -169,6 +185,11 @@ fn register_control(registry: &mut Registry, status: &Status) {
             "plaintext_peers",
             "Peers with declared plaintext",
             count(status.plaintext.len()),
+        ),
+        (
+            "obstacles",
+            "Routes and rules of others in the way of pod traffic",
+            count(status.obstacles_total),
         ),
     ];
     for (name, help, value) in gauges {

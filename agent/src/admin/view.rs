@@ -110,6 +110,10 @@ pub(crate) fn status(status: &Status) -> String {
                 .map(|(node, why)| format!("{heading:<11} {node}: {why}")),
         );
     }
+    let unnamed = status.obstacles_total - status.obstacles.len();
+    let unnamed = (unnamed > 0).then(|| format!("and {unnamed} more"));
+    let obstacles = status.obstacles.iter().cloned().chain(unnamed);
+    lines.extend(obstacles.map(|what| format!("in the way  {what}")));
     lines.extend(
         status
             .problems

@@ -17,7 +17,7 @@ use podwire_registry::nodes::Nodes;
 use podwire_registry::registry::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::admin::{GuardCounts, ShownHandle};
 use crate::args::ModeArg;
@@ -25,19 +25,15 @@ use crate::config::Config;
 use crate::control::boot;
 use crate::control::contradictions;
 use crate::control::data_plane::DataPlane;
-use crate::control::endpoints_in_use::{endpoints_in_use, fallbacks};
+use crate::control::healing::Healing;
 use crate::control::incumbents::incumbents;
 use crate::control::mode::{self, ModeDecision, ModeInputs};
+use crate::control::obstacles::Obstacles;
 use crate::control::problems::Problems;
 use crate::control::status::ReconcileStatus;
 use crate::netlink::{Netlink, Watch};
 use crate::state::State;
 use crate::transport::TunDevice;
-
-/// Time for which notifications of the kernel are gathered: a node where pods come and go notifies
-/// all the time, and an observation takes milliseconds. Well under the second in which repair is
-/// due.
-const KERNEL_SETTLING_TIME: Duration = Duration::from_millis(50);
 
 /// Longest time between two passes. The kernel tells nobody when a path MTU that it has learnt
 /// expires.
@@ -53,12 +49,9 @@ pub(crate) enum Cause {
     Start,
     /// The registry told something new.
     Registry,
-    /// Somebody changed links, addresses, routes or nftables.
+    /// Somebody changed links, addresses, routes, rules or nftables, or the transport lost its
+    /// device or learnt a path MTU.
     Kernel,
-    /// The transport lost its device, or learnt a path MTU.
-    Transport,
-    /// A peer answers at another endpoint than its first, or no longer does.
-    Endpoint,
     /// What failed or was lacking is tried again.
     Retry,
     /// Nothing was told for a while: some changes are told by nobody.
@@ -74,9 +67,13 @@ pub(crate) struct Agent {
     watch: Watch,
     /// When the kernel is observed after the last notification.
     kernel_due: Option<Instant>,
+    pub(super) healing: Healing,
+    pub(super) obstacles: Obstacles,
     pub(super) registry: Registry,
     nodes_receiver: watch::Receiver<Arc<Nodes>>,
     watcher: JoinHandle<Infallible>,
+    /// Must be over before anything is written.
+    pub(super) tidying: Option<JoinHandle<()>>,
     /// What the registry told last; the snapshot's nodes until it has told anything.
     pub(super) nodes: Arc<Nodes>,
     /// The own Node as it was last known: an own manifest that is missing or malformed for a moment
@@ -115,6 +112,7 @@ impl Agent {
         let state = State::open(&config.state_dir, config.lanes, SystemTime::now())?;
         let watch = Watch::open()?;
         let (directory, watcher) = Directory::open(&config.directory)?;
+        let tidying = remove_leftovers(directory.clone(), config.node_name.clone());
         let registry = Registry::Directory(directory);
         let nodes_receiver = registry.nodes();
         let snapshot = state.snapshot();
@@ -130,9 +128,12 @@ impl Agent {
             netlink,
             watch,
             kernel_due: None,
+            healing: Healing::default(),
+            obstacles: Obstacles::default(),
             registry,
             nodes_receiver,
             watcher: tokio::spawn(watcher.run()),
+            tidying: Some(tidying),
             mode: ModeDecision::Undecided,
             data_plane: None,
             mesh: None,
@@ -175,15 +176,16 @@ impl Agent {
             tokio::select! {
                 // The watcher outlives the agent, so the sender cannot be gone.
                 Ok(()) = self.nodes_receiver.changed() => return Cause::Registry,
-                () = self.watch.changed() => {
-                    self.kernel_due.get_or_insert_with(|| Instant::now() + KERNEL_SETTLING_TIME);
-                }
+                () = self.watch.changed() => {}
+                () = transport => {}
                 () = settled => {
                     self.kernel_due = None;
                     return Cause::Kernel;
                 }
-                () = transport => return Cause::Transport,
             }
+            let healing = &self.healing;
+            self.kernel_due
+                .get_or_insert_with(|| healing.due(Instant::now()));
         }
     }
 
@@ -289,6 +291,8 @@ impl Agent {
         self.problems
             .state
             .set("cannot keep the state of this node", kept);
+        self.healing.sum_up(Instant::now());
+        self.obstacles.sum_up(Instant::now());
         // A registry that is lost tells when it is back.
         let is_lacking = self.nodes.is_synchronised() && !self.converged;
         if is_lacking || self.problems.any() {
@@ -401,4 +405,14 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// Clears the registry of what a predecessor left half-written. The start does not wait for it: the
+/// folder may be on a network.
+fn remove_leftovers(directory: Directory, own: NodeName) -> JoinHandle<()> {
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = directory.remove_leftovers(&own) {
+            debug!(%error, "cannot look for half-written records");
+        }
+    })
 }

@@ -108,7 +108,7 @@ impl DataPlane {
         }
         self.transport
             .replace_tun(TunDevice::open(&self.name, self.lanes)?);
-        info!(device = self.name, "made the lost device anew");
+        debug!(device = self.name, "made the lost device anew");
         Ok(())
     }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use podwire_core::desired_kernel::{DesiredKernel, DeviceOptions, desired_kernel, path_mtus};
-use podwire_core::endpoint_order::in_order;
-use podwire_core::kernel::{Change, Guard, RouteAction, Underlay};
-use podwire_core::mesh::{DesiredMesh, EncryptedPair, Pair, desired_mesh};
+use podwire_core::kernel::{Change, Guard, Kernel, RouteAction, Underlay};
+use podwire_core::mesh::{DesiredMesh, Pair, desired_mesh};
 use podwire_core::node::NodeName;
 use podwire_core::plan::plan;
 use podwire_core::record::{ANNOTATION_PREFIX, Mode};
@@ -107,7 +107,9 @@ impl Agent {
         self.shown
             .unroutable
             .store(Arc::new(desired.unroutable.clone()));
-        self.bring_about(&mesh, &underlay, &desired).await
+        let done = self.bring_about(&mesh, &underlay, &desired).await;
+        self.look_for_obstacles(&desired.kernel).await;
+        done
     }
 
     /// Guards first, then the data plane with its peers, then what leads packets into it.
@@ -117,28 +119,52 @@ impl Agent {
         underlay: &Underlay,
         desired: &DesiredKernel,
     ) -> anyhow::Result<()> {
-        let observed = self.netlink.observe().await?;
-        let changes = plan(&observed, &desired.kernel);
+        let mut kernel = self.netlink.observe().await?;
+        let damage = self.healing.damage(&kernel, &desired.kernel);
+        let mut changes = plan(&kernel, &desired.kernel);
         // Routes of a predecessor stay until it is known what they should be.
         let blind = mesh.own.pod_cidrs.is_empty();
         // So does a table of a predecessor, which knows the local pods.
-        let is_kept = blind && observed.guard != Guard::Missing;
-        let mut prepared = false;
+        let is_kept = blind && kernel.guard != Guard::Missing;
+        changes.retain(|change| {
+            !(blind && !is_guard(change) || is_kept && matches!(change, Change::InstallGuard(_)))
+        });
+        let done = self
+            .carry_out(&changes, &mut kernel, blind, mesh, underlay)
+            .await;
+        self.healing
+            .passed(kernel, &damage, done.is_ok(), Instant::now());
+        if let Some(data_plane) = &mut self.data_plane {
+            data_plane.settle();
+        }
+        if done.is_ok() {
+            self.shown.kernel.store(Arc::new(desired.kernel.clone()));
+        }
+        done
+    }
+
+    /// Carries changes out, the data plane between those that close and the others. `kernel` is
+    /// then what they have made of it.
+    async fn carry_out(
+        &mut self,
+        changes: &[Change],
+        kernel: &mut Kernel,
+        blind: bool,
+        mesh: &DesiredMesh,
+        underlay: &Underlay,
+    ) -> anyhow::Result<()> {
+        let mut prepared = blind;
         let mut failed = None;
-        for change in &changes {
-            if !is_guard(change) {
-                if blind {
-                    continue;
-                }
-                if !prepared {
-                    self.prepare_data_plane(mesh, underlay)?;
-                    prepared = true;
-                }
-            } else if is_kept && matches!(change, Change::InstallGuard(_)) {
-                continue;
+        for change in changes {
+            if !is_guard(change) && !prepared {
+                self.prepare_data_plane(mesh, underlay)?;
+                prepared = true;
             }
             match (self.apply(change).await, change) {
-                (Ok(()), _) => {}
+                (Ok(()), _) => {
+                    let before = std::mem::take(kernel);
+                    *kernel = podwire_core::plan::apply(before, std::slice::from_ref(change));
+                }
                 // One peer's route does not keep the others from theirs.
                 (Err(error), Change::SetRoute(..) | Change::RemoveRoute(..)) => {
                     failed.get_or_insert(error);
@@ -146,24 +172,22 @@ impl Agent {
                 (Err(error), _) => return Err(error),
             }
         }
-        if !prepared && !blind {
+        if !prepared {
             self.prepare_data_plane(mesh, underlay)?;
         }
-        if let Some(data_plane) = &mut self.data_plane {
-            data_plane.settle();
-        }
-        self.shown.kernel.store(Arc::new(desired.kernel.clone()));
         failed.map_or(Ok(()), Err)
     }
 
     async fn apply(&mut self, change: &Change) -> anyhow::Result<()> {
         debug!(?change, "changing the kernel");
-        self.progress.kernel_changes += 1;
         if let (Change::CreateDevice, Some(data_plane)) = (change, &mut self.data_plane) {
             // A data plane that has just started has made the device.
-            return data_plane.ensure_device();
+            data_plane.ensure_device()?;
+        } else {
+            self.netlink.apply(change).await?;
         }
-        Ok(self.netlink.apply(change).await?)
+        self.progress.kernel_changes += 1;
+        Ok(())
     }
 
     /// Starts the data plane where this node is encrypted, and tells it its peers.
@@ -231,9 +255,7 @@ impl Agent {
             return Ok(());
         }
         let published = self.own_published();
-        let generation = published
-            .as_ref()
-            .map_or(0, |record| record.key_generation);
+        let generation = published.as_ref().map_or(0, |record| record.key_generation);
         self.state.continue_key_generation(generation)?;
         if let Some(published) = published {
             self.state.continue_epoch(published.epoch)?;
@@ -253,6 +275,9 @@ impl Agent {
         let wanted = record.to_annotations();
         if own_annotations(&node.annotations) == wanted.iter().collect::<Vec<_>>() {
             return Ok(());
+        }
+        if let Some(tidying) = self.tidying.take() {
+            tidying.await.context("clearing the registry")?;
         }
         let done = self
             .registry

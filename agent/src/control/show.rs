@@ -11,6 +11,9 @@ use super::agent::Agent;
 use super::mode::ModeDecision;
 use super::status::{API_VERSION, DeviceStatus, PeerCounts, RegistryStatus, Status};
 
+/// Obstacles that are named: each is a series of a metric too.
+const OBSTACLES_MAX: usize = 20;
+
 impl Agent {
     /// Replaces the shown status.
     pub(super) fn show(&self) {
@@ -29,6 +32,9 @@ impl Agent {
         if self.mode == ModeDecision::Undecided {
             problems.push("the mode of this node is undecided".to_owned());
         }
+        let mut obstacles = self.obstacles.list();
+        let obstacles_total = obstacles.len();
+        obstacles.truncate(OBSTACLES_MAX);
         let status = Status {
             api_version: API_VERSION.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -62,6 +68,8 @@ impl Agent {
                 .map(|(name, reason)| (name.to_string(), reason.to_string()))
                 .collect(),
             plaintext: self.plaintext(),
+            obstacles,
+            obstacles_total,
             reconcile: self.progress.clone(),
         };
         self.shown.status.store(Arc::new(status));

@@ -36,6 +36,10 @@ pub(crate) struct Status {
     pub(crate) unroutable: BTreeMap<String, String>,
     /// Peers with which traffic is declared plaintext.
     pub(crate) plaintext: Vec<String>,
+    /// Routes and rules of others that stand in the way of pod traffic: the first of them.
+    pub(crate) obstacles: Vec<String>,
+    /// How many there are.
+    pub(crate) obstacles_total: usize,
     pub(crate) reconcile: ReconcileStatus,
 }
 

@@ -11,6 +11,7 @@ mod cleanup;
 mod device;
 mod error;
 mod exchange;
+mod foreign;
 mod guard;
 mod nftables;
 mod route;
@@ -21,7 +22,8 @@ mod watch;
 
 use std::net::IpAddr;
 
-use podwire_core::kernel::{Change, Device, Kernel, Underlay};
+use podwire_core::kernel::{Change, Device, GuardTable, Kernel, Underlay};
+use podwire_core::obstacles::Foreign;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
@@ -106,6 +108,21 @@ impl Netlink {
             routes: self.routes.own(self.device_index),
             guard,
         })
+    }
+
+    /// Looks at what others have set up for packets to the cluster's pods: routes of the main table
+    /// as [`Self::observe`] saw them, policy rules, and the tables that these lead to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`].
+    pub(crate) async fn foreign(&self, guard: &GuardTable) -> Result<Foreign, Error> {
+        foreign::read(&self.handle, &self.routes, guard)
+            .await
+            .map_err(|source| Error::Read {
+                what: "the policy rules",
+                source,
+            })
     }
 
     /// Observes routes and guard table alone: what a device of that name is does not matter yet.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use podwire_core::kernel::{ROUTE_PROTOCOL, RouteAction, RouteKey};
+use podwire_core::obstacles::TABLE_MAIN;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::route::{
@@ -29,8 +30,17 @@ const STRANGE: RouteAction = RouteAction::Via {
 #[derive(Debug, Default)]
 struct Occupants {
     own: Vec<RouteMessage>,
-    /// Protocol of somebody else's route.
-    foreign: Option<u8>,
+    /// Somebody else's route; the first, which the kernel takes.
+    foreign: Option<Raw>,
+}
+
+/// What of somebody else's route is kept: a table may have a million of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Raw {
+    pub(super) protocol: u8,
+    pub(super) kind: RouteType,
+    /// The one link that it leaves by.
+    pub(super) link: Option<u32>,
 }
 
 /// The routes of the main table, as last dumped and changed since.
@@ -44,35 +54,26 @@ impl Routes {
     pub(super) async fn read(handle: &Handle) -> io::Result<Self> {
         let mut routes = Self::default();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut query = RouteMessage::default();
-            query.header.address_family = family;
-            query.header.table = RouteHeader::RT_TABLE_MAIN;
-            match dump(handle, RouteNetlinkMessage::GetRoute(query)).await {
-                Ok(messages) => messages
-                    .into_iter()
-                    .for_each(|message| routes.note(message)),
-                // A kernel without IPv6.
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => {}
-                Err(error) => return Err(error),
+            for (key, route) in read_table(handle, family, TABLE_MAIN).await? {
+                routes.note(key, route);
             }
         }
         Ok(routes)
     }
 
-    fn note(&mut self, message: RouteNetlinkMessage) {
-        let RouteNetlinkMessage::NewRoute(route) = message else {
-            return;
-        };
-        // The kernel filters by table only for sockets that ask for strict checking.
-        if table(&route) != u32::from(RouteHeader::RT_TABLE_MAIN) {
-            return;
-        }
-        let Some(key) = key(&route) else { return };
+    fn note(&mut self, key: RouteKey, route: RouteMessage) {
         let occupants = self.occupants.entry(key).or_default();
-        match u8::from(route.header.protocol) {
-            ROUTE_PROTOCOL => occupants.own.push(route),
-            protocol => occupants.foreign = Some(protocol),
+        if u8::from(route.header.protocol) == ROUTE_PROTOCOL {
+            occupants.own.push(route);
+        } else {
+            occupants.foreign.get_or_insert_with(|| raw(&route));
         }
+    }
+
+    /// The routes of others.
+    pub(super) fn foreign(&self) -> impl Iterator<Item = (RouteKey, Raw)> {
+        let foreign = |(key, occupants): (&RouteKey, &Occupants)| Some((*key, occupants.foreign?));
+        self.occupants.iter().filter_map(foreign)
     }
 
     /// The routes that are ours, as the plan sees them.
@@ -141,7 +142,7 @@ impl Routes {
         let Some(occupants) = self.occupants.get(&key) else {
             return Ok(NLM_F_EXCL);
         };
-        if let Some(protocol) = occupants.foreign {
+        if let Some(Raw { protocol, .. }) = occupants.foreign {
             return Err(Error::RouteOccupied { key, protocol });
         }
         match occupants.own.as_slice() {
@@ -168,6 +169,55 @@ impl Routes {
             occupants.own.clear();
         }
         Ok(())
+    }
+}
+
+/// All routes of one table and family.
+pub(super) async fn read_table(
+    handle: &Handle,
+    family: AddressFamily,
+    number: u32,
+) -> io::Result<Vec<(RouteKey, RouteMessage)>> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family;
+    // A number of more than eight bits goes into an attribute.
+    query.header.table = u8::try_from(number).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    query.attributes.push(RouteAttribute::Table(number));
+    let messages = match dump(handle, RouteNetlinkMessage::GetRoute(query)).await {
+        // A kernel without IPv6; a table that nobody has written to.
+        Err(error)
+            if matches!(
+                Errno::from_io_error(&error),
+                Some(Errno::OPNOTSUPP | Errno::NOENT)
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        other => other?,
+    };
+    let routes = messages.into_iter().filter_map(|message| match message {
+        // The kernel filters by table only for sockets that ask for strict checking.
+        RouteNetlinkMessage::NewRoute(route) if table(&route) == number => {
+            Some((key(&route)?, route))
+        }
+        _ => None,
+    });
+    Ok(routes.collect())
+}
+
+/// What is kept of somebody else's route.
+pub(super) fn raw(route: &RouteMessage) -> Raw {
+    let link = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+    Raw {
+        protocol: u8::from(route.header.protocol),
+        kind: route.header.kind,
+        link,
     }
 }
 

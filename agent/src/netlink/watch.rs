@@ -14,12 +14,14 @@ const GROUP_NFTABLES: u32 = 7;
 
 /// The groups that tell of what is observed, and of the underlay. The per-device settings have
 /// groups of their own.
-const GROUPS: [MulticastGroup; 7] = [
+const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
     MulticastGroup::Ipv4Netconf,
     MulticastGroup::Ipv6Netconf,
 ];
