@@ -153,8 +153,10 @@ pub fn tables(rules: &[PolicyRule], guard: &GuardTable) -> BTreeSet<u32> {
 /// Everything of others that takes pod traffic away from the routes of `desired`.
 #[must_use]
 pub fn obstacles(desired: &Kernel, foreign: &Foreign) -> BTreeSet<Obstacle> {
-    let Guard::Installed(guard) = &desired.guard else {
-        return BTreeSet::new();
+    let guard = match &desired.guard {
+        // Before the own pods are known their routes look like anybody's.
+        Guard::Installed(guard) if !guard.own_cidrs.is_empty() => guard,
+        Guard::Installed(_) | Guard::Altered | Guard::Missing => return BTreeSet::new(),
     };
     let routes = foreign.main.iter();
     let routes = routes

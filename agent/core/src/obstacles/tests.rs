@@ -133,6 +133,20 @@ fn a_route_that_loses_or_leads_where_ours_do_stands_in_nobodys_way() {
 }
 
 #[test]
+fn nothing_is_named_before_the_own_pods_are_known() {
+    let mut desired = desired();
+    let Guard::Installed(guard) = &mut desired.guard else {
+        panic!("a guard")
+    };
+    guard.own_cidrs.clear();
+    let foreign = Foreign {
+        main: vec![route("10.244.1.0/24", 0, out("cni0"))],
+        ..Foreign::default()
+    };
+    assert_eq!(obstacles(&desired, &foreign), BTreeSet::new());
+}
+
+#[test]
 fn an_obstacle_is_named_with_its_link_and_whose_it_is() {
     let foreign = Foreign {
         main: vec![route("10.244.2.0/25", 7, out("eth0"))],
