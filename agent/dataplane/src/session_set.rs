@@ -1,14 +1,14 @@
 //! The session set of one lane of one peer: receive on any member, send on the newest confirmed.
 //!
-//! A changed key of the peer, another epoch of it or of this node is one more member. Members that were replaced
-//! receive for [`REPLACED_LIFETIME`] more, so that nothing that is on its way is lost, and send as
-//! long as none that is newer is confirmed: make before break.
+//! A changed key of the peer, another epoch of it or of this node is one more member. Members that
+//! were replaced receive for [`REPLACED_LIFETIME`] more, so that nothing that is on its way is
+//! lost, and send as long as none that is newer is confirmed: make before break.
 //!
 //! A member that is dropped takes with it the highest stamp that it has seen: the next one accepts
 //! a copy of an old initiation. That costs one handshake and gives its sender nothing, since a
-//! session counts only once it is confirmed. And a member stamps its initiations by the wall clock of
-//! its own creation (see [`crate::own_epoch`]): when that has gone back, the peer refuses them until
-//! the record tells a new epoch.
+//! session counts only once it is confirmed. And a member stamps its initiations by the wall clock
+//! of its own creation (see [`crate::own_epoch`]): when that has gone back, the peer refuses them
+//! until the record tells a new epoch.
 
 use std::fmt;
 use std::net::SocketAddr;

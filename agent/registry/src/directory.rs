@@ -89,8 +89,8 @@ impl Directory {
         self.nodes.clone()
     }
 
-    /// Removes what an agent of this Node that was killed left half-written. It is the only one that
-    /// writes those files.
+    /// Removes what an agent of this Node that was killed left half-written. It is the only one
+    /// that writes those files.
     ///
     /// # Errors
     /// The file system's; it may block for long.

@@ -28,7 +28,8 @@ pub(super) struct History {
     pub(super) starts: u64,
     /// What peers know this node's clock by.
     pub(super) epoch: u64,
-    /// No handshake initiation of this epoch had a later stamp. Nanoseconds since the Unix epoch.
+    /// No handshake initiation of this epoch had a much later stamp. Nanoseconds since the Unix
+    /// epoch.
     pub(super) highest_stamp: u64,
     /// Whether this node ever declared itself encrypted: it never becomes plaintext by a failure
     /// then.
@@ -80,17 +81,18 @@ impl History {
         }
     }
 
-    /// This history, in another epoch if the clock demands it.
+    /// This history, in another epoch if the clock demands it. The time itself counts as a stamp:
+    /// the first handshake follows at once, and a crash may come before its stamp is on disk.
     #[must_use]
     pub(super) fn at(self, now: u64) -> Self {
-        match epoch_at(now, &self) {
-            EpochDecision::Keep => self,
-            // No stamp was sent in the new epoch: the same clock begins no further one.
-            EpochDecision::Change(epoch) => Self {
-                epoch,
-                highest_stamp: 0,
-                ..self
-            },
+        let epoch = match epoch_at(now, &self) {
+            EpochDecision::Keep => self.epoch,
+            EpochDecision::Change(epoch) => epoch,
+        };
+        Self {
+            epoch,
+            highest_stamp: now,
+            ..self
         }
     }
 
@@ -145,6 +147,13 @@ mod tests {
             seen.push(history.epoch);
             history.highest_stamp = now;
         }
+    }
+
+    #[test]
+    fn a_start_counts_as_a_stamp_because_a_handshake_follows_it_at_once() {
+        let history = History::new().started(100);
+        assert_eq!(history.clone().started(101).epoch, 0);
+        assert_eq!(history.started(99).epoch, 1);
     }
 
     #[test]

@@ -215,14 +215,16 @@ impl State {
         Ok(is_behind)
     }
 
-    /// Begins another epoch, in which nothing was sent yet. It is on disk when this returns.
+    /// Begins another epoch, if the clock still demands it. It is on disk when this returns.
     pub(crate) fn begin_epoch(&mut self, now: SystemTime) -> Result<(), StateError> {
         let known = History {
             highest_stamp: self.highest_stamp,
             ..self.history.clone()
         };
-        self.keep_history(known.at(nanos(now)))?;
-        self.highest_stamp = 0;
+        let next = known.at(nanos(now));
+        let highest = next.highest_stamp;
+        self.keep_history(next)?;
+        self.highest_stamp = highest;
         self.epoch_is_new = true;
         Ok(())
     }

@@ -401,8 +401,8 @@ fn stamps_that_run_ahead_of_a_clock_are_what_counts_and_not_the_clock() {
             .epoch(),
         1
     );
-    let mut state = open(folder.path());
-    state.begin_epoch(at(2002)).expect("nothing was sent");
+    let mut state = State::open(folder.path(), LANES, at(2002)).expect("open");
+    state.begin_epoch(at(2003)).expect("nothing was sent");
     assert_eq!(state.epoch(), 1, "no epoch without a reason");
 }
 
