@@ -33,6 +33,10 @@ pub struct Status {
     pub unroutable: BTreeMap<String, String>,
     /// Peers of declared plaintext pairs.
     pub plaintext: Vec<String>,
+    /// Routes and rules of others that stand in the way of pod traffic.
+    pub obstacles: Vec<String>,
+    /// The epoch that the record tells.
+    pub epoch: u64,
     /// What it did to the registry.
     pub registry: Registry,
     /// What its reconciles did.

@@ -8,7 +8,10 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, fsconfig_create, fsconfig_reconfigure,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick,
+};
 
 /// A folder in memory; it ends with this value.
 #[derive(Debug)]
@@ -22,7 +25,32 @@ impl Scratch {
     /// # Errors
     /// The kernel's, when the sandbox was not entered or the kernel is older than 5.2.
     pub fn new() -> io::Result<Self> {
+        Self::with("0")
+    }
+
+    /// An empty folder that holds so many bytes: a disk that can be filled.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_size(bytes: u32) -> io::Result<Self> {
+        Self::with(&bytes.to_string())
+    }
+
+    /// Lets nobody write any more. No file in it may be open for writing.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn make_read_only(&self) -> io::Result<()> {
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let context = fspick(&self.root, "", flags)?;
+        fsconfig_set_flag(&context, "ro")?;
+        Ok(fsconfig_reconfigure(&context)?)
+    }
+
+    /// `size` is tmpfs's own option; 0 is no limit.
+    fn with(size: &str) -> io::Result<Self> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "size", size)?;
         fsconfig_create(&context)?;
         let root = fsmount(
             &context,

@@ -1,28 +1,10 @@
 //! A node without a TUN device.
 
-use std::io;
-use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::thread::UnshareFlags;
+use crate::empty_folder::empty_folder;
 
-use crate::sandbox::unshare;
-
-/// Makes the child see an empty `/dev/net`, in a mount namespace of its own.
-#[expect(
-    unsafe_code,
-    reason = "std offers no other way to act between fork and exec"
-)]
+/// Makes the child see an empty `/dev/net`.
 pub(crate) fn hide_tun_device(command: &mut Command) {
-    // SAFETY: unshare(2) and mount(2) with constant arguments: async-signal-safe, no allocation.
-    unsafe {
-        command.pre_exec(|| {
-            unshare(UnshareFlags::NEWNS)?;
-            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            mount_change(c"/", private)?;
-            mount(c"tmpfs", c"/dev/net", c"tmpfs", MountFlags::empty(), None)
-                .map_err(io::Error::from)
-        });
-    }
+    empty_folder(command, c"/dev/net");
 }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 
 use super::Node;
+use super::clock::use_clock;
 use crate::address;
 use crate::agent_process::{self, AgentProcess};
 use crate::tun::hide_tun_device;
@@ -23,6 +24,8 @@ pub(super) struct AgentState {
     environment: Vec<(String, String)>,
     /// Whether it sees a TUN device, once a test has said so.
     tun: Option<bool>,
+    /// What sets its wall clock, if that is not the machine's.
+    pub(super) clock: Option<PathBuf>,
     process: Option<AgentProcess>,
     /// Logs of all runs, in order.
     logs: Vec<PathBuf>,
@@ -91,6 +94,9 @@ impl Node {
             .arg(&self.folders.run)
             .args(&state.agent.arguments)
             .envs(state.agent.environment.iter().cloned());
+        if let Some(clock) = &state.agent.clock {
+            use_clock(&mut command, clock)?;
+        }
         let has_tun = state.agent.tun;
         if !has_tun.unwrap_or_else(|| self.topology.has_tun(self.number)) {
             hide_tun_device(&mut command);

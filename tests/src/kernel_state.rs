@@ -1,0 +1,110 @@
+//! What an agent keeps in the kernel of its node, and how soon it is back after damage.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::agent_view::{CONVERGENCE, routes};
+use crate::node::Node;
+use crate::until::until;
+
+/// Settings of the device that the agent writes, below `/proc/sys/net`.
+const SETTINGS: [&str; 3] = [
+    "ipv4/conf/podwire0/rp_filter",
+    "ipv4/conf/podwire0/forwarding",
+    "ipv6/conf/podwire0/addr_gen_mode",
+];
+
+/// Device, addresses, routes and guard table of a node, in lines that change only when what they
+/// stand for does: no index, no handle, no counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelState {
+    lines: Vec<String>,
+}
+
+impl KernelState {
+    /// What `ip`, `nft` and `/proc/sys` say now.
+    ///
+    /// # Errors
+    /// Also when there is no device or no table.
+    pub fn of(node: &Node) -> Result<Self> {
+        let mut lines = device(node)?;
+        lines.extend(routes(node)?);
+        let table = ["-s", "list", "table", "inet", "podwire"];
+        let table = node.namespace().output("nft", &table, "")?;
+        lines.extend(table.lines().map(str::to_owned));
+        Ok(Self { lines })
+    }
+
+    /// That a node is in this state, or what of it is missing and what is there instead.
+    ///
+    /// # Errors
+    /// The difference.
+    pub fn is_that_of(&self, node: &Node) -> Result<()> {
+        let now = Self::of(node)?;
+        let missing = difference(&self.lines, &now.lines);
+        let added = difference(&now.lines, &self.lines);
+        ensure!(
+            missing.is_empty() && added.is_empty() && *self == now,
+            "{} has another state; missing: {missing:?}; there instead: {added:?}",
+            node.name()
+        );
+        Ok(())
+    }
+}
+
+fn difference<'a>(one: &'a [String], other: &[String]) -> Vec<&'a String> {
+    one.iter().filter(|line| !other.contains(line)).collect()
+}
+
+fn device(node: &Node) -> Result<Vec<String>> {
+    let shown = ["-j", "address", "show", "dev", "podwire0"];
+    let text = node.namespace().output("ip", &shown, "")?;
+    let shown: Value = serde_json::from_str(&text)?;
+    let link = &shown[0];
+    let is_up = link["flags"]
+        .as_array()
+        .with_context(|| format!("no flags in {text}"))?
+        .contains(&Value::from("UP"));
+    let mut lines = vec![format!(
+        "device up {is_up} mtu {} queue {}",
+        link["mtu"], link["txqlen"]
+    )];
+    let mut addresses: Vec<_> = link["addr_info"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|info| format!("address {}/{}", info["local"], info["prefixlen"]))
+        .collect();
+    addresses.sort();
+    lines.extend(addresses);
+    let settings = node.namespace().run(|| {
+        let read = |setting: &&str| {
+            let path = format!("/proc/sys/net/{setting}");
+            let value = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+            Ok(format!("{setting} {}", value.trim()))
+        };
+        SETTINGS.iter().map(read).collect::<Result<Vec<_>>>()
+    })?;
+    lines.extend(settings);
+    Ok(lines)
+}
+
+/// How long a node takes, from the beginning of this damage, to be `whole` again.
+///
+/// # Errors
+/// The damage's, and when the node is not whole within a generous deadline.
+pub fn time_to_heal(
+    node: &Node,
+    whole: &KernelState,
+    damage: impl FnOnce() -> Result<()>,
+) -> Result<Duration> {
+    let start = Instant::now();
+    damage()?;
+    until(CONVERGENCE, &format!("{} to be whole", node.name()), || {
+        whole.is_that_of(node)
+    })?;
+    Ok(start.elapsed())
+}
