@@ -1,10 +1,28 @@
-//! What somebody else removes, what a crash leaves behind and what a clock does: it comes back by itself.
+//! What somebody else removes, what a crash leaves behind and what a clock does: it comes back by
+//! itself.
+
+mod clock;
+mod crash;
+mod leftovers;
+mod local_state;
+mod obstacles;
+mod processor;
+mod reboot;
+mod state_folder;
 
 use std::process::ExitCode;
 
 use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
-    let suites: [&[Test]; 0] = [];
+    // The longest first, so that nothing waits for it at the end.
+    let suites: [&[Test]; 6] = [
+        clock::TESTS,
+        crash::TESTS,
+        local_state::TESTS,
+        state_folder::TESTS,
+        leftovers::TESTS,
+        obstacles::TESTS,
+    ];
     suite::run(suites.concat())
 }
