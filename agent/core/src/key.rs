@@ -28,6 +28,44 @@ pub enum InvalidKey {
     /// The all-zero key, with which every peer would compute the same shared secret.
     #[error("the all-zero key is not a key")]
     Zero,
+    /// A point of low order: every private key computes the same shared secret with it, which
+    /// anybody knows.
+    #[error("a point of low order is not a key: its shared secrets are known to everybody")]
+    LowOrder,
+    /// The high bit, or a number that the field has no room for. X25519 ignores the difference, so
+    /// that one key would have two names.
+    #[error("not a key in its one canonical form: `wg pubkey` prints no such key")]
+    NotCanonical,
+}
+
+/// The points of low order in their canonical form, without zero (RFC 7748 §6.1 tells of the zero
+/// secret that they make; <https://cr.yp.to/ecdh.html#validate> lists them).
+const LOW_ORDER: [[u8; KEY_LENGTH]; 4] = [
+    [
+        1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        0,
+    ],
+    [
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4,
+        0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49,
+        0xb8, 0x00,
+    ],
+    [
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef,
+        0x5b, 0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f,
+        0x11, 0x57,
+    ],
+    [
+        0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0x7f,
+    ],
+];
+
+/// Whether the bytes are a number below 2^255 - 19, as RFC 7748 §5 writes it.
+fn is_canonical(bytes: &[u8; KEY_LENGTH]) -> bool {
+    let [first, middle @ .., last] = bytes;
+    *last < 0x7f || (*last == 0x7f && (*first < 0xed || middle.iter().any(|b| *b != 0xff)))
 }
 
 fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LENGTH]>, InvalidKey> {
@@ -48,10 +86,14 @@ fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LENGTH]>, InvalidKey> {
 }
 
 impl PublicKey {
-    /// A key from its 32 bytes; the all-zero key is refused.
+    /// A key from its 32 bytes; what cannot be anybody's key is refused.
     pub fn from_bytes(bytes: [u8; KEY_LENGTH]) -> Result<Self, InvalidKey> {
         if bytes == [0; KEY_LENGTH] {
             Err(InvalidKey::Zero)
+        } else if LOW_ORDER.contains(&bytes) {
+            Err(InvalidKey::LowOrder)
+        } else if !is_canonical(&bytes) {
+            Err(InvalidKey::NotCanonical)
         } else {
             Ok(Self(bytes))
         }
@@ -74,7 +116,7 @@ impl FromStr for PublicKey {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        decode(text).map(|bytes| Self(*bytes))
+        Self::from_bytes(*decode(text)?)
     }
 }
 
@@ -163,6 +205,42 @@ mod tests {
             Err(InvalidKey::Zero)
         );
         assert_eq!(PrivateKey::from_base64(&zero).err(), Some(InvalidKey::Zero));
+    }
+
+    /// Whether a shared secret with this point depends on the private key.
+    fn contributes(bytes: [u8; KEY_LENGTH]) -> bool {
+        let private = PrivateKey::from_base64(PRIVATE).expect("a key");
+        let shared = private.secret().diffie_hellman(&bytes.into());
+        shared.was_contributory()
+    }
+
+    #[test]
+    fn a_point_of_low_order_is_refused() {
+        for point in LOW_ORDER {
+            assert!(!contributes(point), "{point:?} is of no low order");
+            assert_eq!(PublicKey::from_bytes(point), Err(InvalidKey::LowOrder));
+            let text = STANDARD.encode(point);
+            assert_eq!(text.parse::<PublicKey>(), Err(InvalidKey::LowOrder));
+        }
+    }
+
+    #[test]
+    fn one_key_has_one_name() {
+        let key: PublicKey = PUBLIC.parse().expect("a key");
+        let mut high_bit = *key.as_bytes();
+        high_bit[31] |= 0x80;
+        let refused = PublicKey::from_bytes(high_bit);
+        assert_eq!(refused, Err(InvalidKey::NotCanonical));
+        let mut largest = [0xff; KEY_LENGTH];
+        largest[31] = 0x7f;
+        // 2^255 - 19 itself, which is zero, and all above it.
+        for first in 0xed..=0xff {
+            largest[0] = first;
+            let refused = PublicKey::from_bytes(largest);
+            assert_eq!(refused, Err(InvalidKey::NotCanonical));
+        }
+        largest[0] = 0xeb;
+        PublicKey::from_bytes(largest).expect("the largest number that is a key");
     }
 
     #[test]
