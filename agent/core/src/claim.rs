@@ -1,150 +1,28 @@
 //! Which node may claim what (DESIGN.md section 4).
 //!
 //! Each claim is first checked by itself. Those that pass are then decided in a fixed order, each
-//! against what was accepted before it: this node, then the incumbents, then by age. So a refused
-//! claim never displaces another, whatever else it conflicts with, and the result depends on no
-//! input order. A Node without a record claims nothing: its `spec.podCIDRs` take nothing from
+//! against what was accepted before it and what handshakes have confirmed for others: this node,
+//! then the incumbents, then by age. So a refused claim never displaces another, whatever else it
+//! conflicts with, and the result depends on no input order. A Node without a record claims nothing: its `spec.podCIDRs` take nothing from
 //! anybody. Node addresses take nothing either, as a node reports its own: one that lies where pods
 //! are refuses the node that names it.
 
+mod cidrs;
+mod confirmed;
+
 use std::collections::BTreeMap;
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::annotations::{self, RecordError};
+use self::cidrs::Cidrs;
+use self::confirmed::Confirmed;
+use crate::annotations;
 use crate::key::PublicKey;
 use crate::mesh::{Incumbent, Incumbents, OwnNode, Policy};
 use crate::node::{Node, NodeName};
 use crate::record::Record;
-
-/// Why a node is no peer. It stays so until its Node, its record or the policy changes.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The node has no record yet: no agent has published one.
-    #[error("no agent has published a record yet")]
-    NoRecord,
-    /// Its annotations are no record.
-    #[error("its record cannot be read: {0}")]
-    Unparsable(#[source] RecordError),
-    /// The cluster has given the node no pod CIDR to check the claim against.
-    #[error(
-        "its Node has no spec.podCIDRs to check its claim against: is node CIDR allocation on?"
-    )]
-    NoPodCidrs,
-    /// A default route would draw all traffic of every node.
-    #[error("it claims {cidr}, a default route: a pod CIDR names the pods of one node")]
-    DefaultRoute {
-        /// The claimed CIDR.
-        cidr: IpNet,
-    },
-    /// The claim is not what the cluster gave the node.
-    #[error("it claims {} but its Node's spec.podCIDRs are {}: they must be the same",
-            List(.claimed), List(.spec))]
-    NotSpecPodCidrs {
-        /// What the record claims.
-        claimed: Vec<IpNet>,
-        /// What the cluster gave.
-        spec: Vec<IpNet>,
-    },
-    /// A route for the claim would draw traffic meant for its own node or for this one, WireGuard's
-    /// included.
-    #[error(
-        "it claims {cidr}, which contains the address {address} of node {node}: \
-             pods and nodes need different address ranges"
-    )]
-    ContainsNodeAddress {
-        /// The claimed CIDR.
-        cidr: IpNet,
-        /// The node address inside it.
-        address: IpAddr,
-        /// Whose address it is.
-        node: NodeName,
-    },
-    /// The guards would not cover the claim.
-    #[error(
-        "it claims {cidr}, which lies outside the cluster's pod CIDRs: \
-             is --cluster-cidr complete?"
-    )]
-    OutsideClusterCidrs {
-        /// The claimed CIDR.
-        cidr: IpNet,
-    },
-    /// The endpoint is no address at which a node can be.
-    #[error(
-        "its endpoint {endpoint} is no address of a node: unspecified, multicast, broadcast, \
-             loopback, link-local and IPv4-mapped ones are refused"
-    )]
-    EndpointUnusable {
-        /// The endpoint.
-        endpoint: SocketAddr,
-    },
-    /// WireGuard's own packets would go to a pod.
-    #[error(
-        "its endpoint {endpoint} lies in {cidr}, a pod CIDR of the cluster: \
-             pods and nodes need different address ranges"
-    )]
-    EndpointInClusterCidrs {
-        /// The endpoint.
-        endpoint: SocketAddr,
-        /// The cluster CIDR.
-        cidr: IpNet,
-    },
-    /// The endpoint belongs to somebody else.
-    #[error(
-        "its endpoint {endpoint} is not among its Node's status.addresses \
-             (a range in which it may be is named with --allow-endpoint)"
-    )]
-    EndpointForeign {
-        /// The endpoint.
-        endpoint: SocketAddr,
-    },
-    /// An address of the node is a pod's.
-    #[error(
-        "its node address {address} lies in {cidr}, a pod CIDR of the cluster: \
-             pods and nodes need different address ranges"
-    )]
-    AddressInPodCidrs {
-        /// The node's address.
-        address: IpAddr,
-        /// The cluster's CIDR, or this node's.
-        cidr: IpNet,
-    },
-    /// Another node has the addresses.
-    #[error("it claims {cidr}, which overlaps {other} of node {node}")]
-    Overlap {
-        /// The claimed CIDR.
-        cidr: IpNet,
-        /// The CIDR that stays.
-        other: IpNet,
-        /// Whose CIDR stays.
-        node: NodeName,
-    },
-    /// Another node has the key.
-    #[error(
-        "it claims the public key {key}, which is that of node {node}: \
-             was the state folder copied from there?"
-    )]
-    KeyTaken {
-        /// The key.
-        key: PublicKey,
-        /// Who keeps it.
-        node: NodeName,
-    },
-}
-
-struct List<'a>(&'a [IpNet]);
-
-impl fmt::Display for List<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, cidr) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "," };
-            write!(f, "{separator}{cidr}")?;
-        }
-        Ok(())
-    }
-}
+use crate::refusal::Refusal;
 
 /// The outcome for every node but this one.
 #[derive(Debug, Default)]
@@ -153,11 +31,24 @@ pub(crate) struct Verdicts<'a> {
     pub(crate) refused: BTreeMap<&'a NodeName, Refusal>,
 }
 
-/// A node whose record passed the checks that need no other claim.
+/// A node, and its record as far as it can be read.
 struct Claimant<'a> {
     node: &'a Node,
-    record: Record,
-    incumbent: Option<&'a Incumbent>,
+    record: Result<Record, Refusal>,
+}
+
+impl<'a> Claimant<'a> {
+    fn read(node: &'a Node) -> Self {
+        let record = annotations::parse(&node.annotations)
+            .map_err(Refusal::Unparsable)
+            .and_then(|record| record.ok_or(Refusal::NoRecord));
+        Self { node, record }
+    }
+
+    /// Older nodes come first; what tells two of one second apart must not change.
+    fn age(&self) -> (i64, &'a str, &'a NodeName) {
+        (self.node.created, &self.node.uid, &self.node.name)
+    }
 }
 
 /// Decides about every claim. Takes O(n log n) for n nodes.
@@ -167,49 +58,42 @@ pub(crate) fn decide<'a>(
     incumbents: &'a Incumbents,
     policy: &Policy,
 ) -> Verdicts<'a> {
-    let mut verdicts = Verdicts::default();
-    let mut claimants = Vec::new();
-    for node in nodes.filter(|node| node.name != own.name) {
-        let claimant = read(node)
-            .map(|record| Claimant {
-                node,
-                incumbent: incumbent(node, &record, incumbents),
-                record,
-            })
-            .and_then(|claimant| {
-                check_pod_cidrs(&claimant, own, policy)?;
-                check_endpoints(&claimant, policy)?;
-                check_addresses(node, own, policy)?;
-                Ok(claimant)
-            });
-        match claimant {
-            Ok(claimant) => claimants.push(claimant),
-            Err(refusal) => drop(verdicts.refused.insert(&node.name, refusal)),
-        }
-    }
-    claimants.sort_by_key(|claimant| {
-        let Claimant {
-            node, incumbent, ..
-        } = claimant;
-        (incumbent.is_none(), node.created, &node.uid, &node.name)
+    let others = nodes.filter(|node| node.name != own.name);
+    let mut claimants: Vec<_> = others.map(Claimant::read).collect();
+    claimants.sort_by(|one, other| one.age().cmp(&other.age()));
+    let mut holdings = Holdings {
+        own,
+        cidrs: Cidrs::default(),
+        keys: own
+            .public_keys
+            .iter()
+            .map(|key| (*key, &own.name))
+            .collect(),
+        confirmed: Confirmed::new(&claimants, incumbents),
+    };
+    // Incumbents first; the sort is stable.
+    claimants.sort_by_key(|Claimant { node, record }| {
+        let is_one = |record| incumbent(node, record, incumbents).is_some();
+        !record.as_ref().is_ok_and(is_one)
     });
-    let mut holdings = Holdings::new(own, &claimants);
-    for Claimant { node, record, .. } in claimants {
-        match holdings.check(node, &record) {
-            Ok(()) => {
-                holdings.hold(&node.name, &record.pod_cidrs, record.public_keys());
+    let mut verdicts = Verdicts::default();
+    for Claimant { node, record } in claimants {
+        let checked = record.and_then(|record| {
+            check_pod_cidrs(node, &record, own, policy)?;
+            check_endpoints(node, &record, policy)?;
+            check_addresses(node, own, policy)?;
+            holdings.check(node, &record)?;
+            Ok(record)
+        });
+        match checked {
+            Ok(record) => {
+                holdings.hold(&node.name, &record);
                 verdicts.accepted.insert(&node.name, (node, record));
             }
             Err(refusal) => drop(verdicts.refused.insert(&node.name, refusal)),
         }
     }
     verdicts
-}
-
-fn read(node: &Node) -> Result<Record, Refusal> {
-    annotations::parse(&node.annotations)
-        .map_err(Refusal::Unparsable)?
-        .ok_or(Refusal::NoRecord)
 }
 
 /// What a handshake confirmed about the node that this record still says: the same Node, with the
@@ -231,8 +115,12 @@ fn incumbent<'a>(
     (incumbent.uid == node.uid && (confirmed(current) || confirmed(previous))).then_some(incumbent)
 }
 
-fn check_pod_cidrs(claimant: &Claimant<'_>, own: &OwnNode, policy: &Policy) -> Result<(), Refusal> {
-    let Claimant { node, record, .. } = claimant;
+fn check_pod_cidrs(
+    node: &Node,
+    record: &Record,
+    own: &OwnNode,
+    policy: &Policy,
+) -> Result<(), Refusal> {
     let claimed = &record.pod_cidrs;
     if let Some(cidr) = claimed.iter().find(|cidr| cidr.prefix_len() == 0) {
         return Err(Refusal::DefaultRoute { cidr: *cidr });
@@ -270,8 +158,8 @@ fn same(one: &[IpNet], other: &[IpNet]) -> bool {
     one.len() == other.len() && one.iter().all(|cidr| other.contains(cidr))
 }
 
-fn check_endpoints(claimant: &Claimant<'_>, policy: &Policy) -> Result<(), Refusal> {
-    for endpoint in &claimant.record.endpoints {
+fn check_endpoints(node: &Node, record: &Record, policy: &Policy) -> Result<(), Refusal> {
+    for endpoint in &record.endpoints {
         let (endpoint, address) = (*endpoint, endpoint.ip());
         if !can_be_a_node(address) {
             return Err(Refusal::EndpointUnusable { endpoint });
@@ -286,7 +174,7 @@ fn check_endpoints(claimant: &Claimant<'_>, policy: &Policy) -> Result<(), Refus
                 cidr: *cidr,
             });
         }
-        let allowed = claimant.node.addresses.contains(&address)
+        let allowed = node.addresses.contains(&address)
             || policy
                 .endpoint_cidrs
                 .iter()
@@ -327,76 +215,48 @@ pub(crate) fn can_be_a_node(address: IpAddr) -> bool {
 /// What is taken already.
 struct Holdings<'a> {
     own: &'a OwnNode,
-    /// Accepted pod CIDRs by their first address. No two overlap.
-    cidrs: BTreeMap<IpAddr, (IpNet, &'a NodeName)>,
+    /// Of accepted nodes.
+    cidrs: Cidrs<'a>,
     keys: BTreeMap<PublicKey, &'a NodeName>,
-    /// Keys that a handshake confirmed, which nobody else gets, not even an older incumbent.
-    confirmed: BTreeMap<PublicKey, &'a NodeName>,
+    /// What a handshake confirmed, which nobody else gets, not even an older incumbent.
+    confirmed: Confirmed<'a>,
 }
 
 impl<'a> Holdings<'a> {
-    fn new(own: &'a OwnNode, claimants: &[Claimant<'a>]) -> Self {
-        let mut holdings = Self {
-            own,
-            cidrs: BTreeMap::new(),
-            keys: own
-                .public_keys
-                .iter()
-                .map(|key| (*key, &own.name))
-                .collect(),
-            confirmed: BTreeMap::new(),
-        };
-        // In reverse, so that the first of two has the last word.
-        for Claimant {
-            node,
-            record,
-            incumbent,
-        } in claimants.iter().rev()
-        {
-            let Some(incumbent) = incumbent else { continue };
-            let claimed: Vec<PublicKey> = record.public_keys().collect();
-            for key in std::iter::once(&incumbent.public_key).chain(&incumbent.other_lanes) {
-                if claimed.contains(key) {
-                    holdings.confirmed.insert(*key, &node.name);
-                }
-            }
+    fn hold(&mut self, name: &'a NodeName, record: &Record) {
+        for cidr in &record.pod_cidrs {
+            self.cidrs.insert(*cidr, name);
         }
-        holdings
-    }
-
-    fn hold(&mut self, name: &'a NodeName, cidrs: &[IpNet], keys: impl Iterator<Item = PublicKey>) {
-        self.cidrs
-            .extend(cidrs.iter().map(|cidr| (cidr.network(), (*cidr, name))));
-        self.keys.extend(keys.map(|key| (key, name)));
+        self.keys
+            .extend(record.public_keys().map(|key| (key, name)));
     }
 
     fn check(&self, node: &Node, record: &Record) -> Result<(), Refusal> {
         for cidr in &record.pod_cidrs {
-            if let Some((other, name)) = self.overlapping(cidr) {
+            if let Some((other, name)) = self.overlapping(cidr, &node.name) {
                 let (cidr, node) = (*cidr, name.clone());
                 return Err(Refusal::Overlap { cidr, other, node });
             }
         }
         for key in record.public_keys() {
-            let confirmed = self.confirmed.get(&key).filter(|name| ***name != node.name);
-            if let Some(name) = self.keys.get(&key).or(confirmed) {
+            let confirmed = || self.confirmed.key_of_another(&key, &node.name);
+            if let Some(name) = self.keys.get(&key).copied().or_else(confirmed) {
                 return Err(Refusal::KeyTaken {
                     key,
-                    node: (*name).clone(),
+                    node: name.clone(),
                 });
             }
         }
         Ok(())
     }
 
-    /// A taken CIDR that shares an address with this one.
-    fn overlapping(&self, cidr: &IpNet) -> Option<(IpNet, &'a NodeName)> {
-        let overlaps = |other: &IpNet| other.contains(cidr) || cidr.contains(other);
-        if let Some(other) = self.own.pod_cidrs.iter().find(|other| overlaps(other)) {
-            return Some((*other, &self.own.name));
-        }
-        // As accepted ones are disjoint, only the last that begins at or before its end can.
-        let (_, (other, name)) = self.cidrs.range(..=cidr.broadcast()).next_back()?;
-        overlaps(other).then_some((*other, *name))
+    /// A CIDR of another node that shares an address with this one.
+    fn overlapping(&self, cidr: &IpNet, claimant: &NodeName) -> Option<(IpNet, &'a NodeName)> {
+        let own = self.own.pod_cidrs.iter();
+        own.filter(|own| own.contains(cidr) || cidr.contains(*own))
+            .map(|own| (*own, &self.own.name))
+            .next()
+            .or_else(|| self.cidrs.overlapping(cidr).next())
+            .or_else(|| self.confirmed.cidr_of_another(cidr, claimant))
     }
 }

@@ -12,8 +12,7 @@
 
 pub mod allowed_ips;
 pub mod annotations;
-pub mod claim;
-pub mod damage;
+mod claim;
 pub mod desired_kernel;
 pub mod endpoint_order;
 pub mod kernel;
@@ -24,3 +23,4 @@ pub mod node;
 pub mod obstacles;
 pub mod plan;
 pub mod record;
+pub mod refusal;

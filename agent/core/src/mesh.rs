@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::claim::{self, Refusal};
+use crate::claim;
 use crate::key::PublicKey;
 use crate::node::{Node, NodeName};
 use crate::record::{Lane, Mode, Record};
+use crate::refusal::Refusal;
 
 /// What the operator of this node decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,9 @@ pub struct Incumbent {
     /// The keys of the other lanes in the record that was in force then: no other node gets one
     /// either.
     pub other_lanes: Vec<PublicKey>,
+    /// The pod CIDRs that were in force then: a node that comes to claim others takes none of
+    /// these, however old it is.
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 /// Incumbents by node.

@@ -59,7 +59,7 @@ impl LaneKeys {
     }
 }
 
-/// A parsed Node record. Parsing believes nothing: claims are checked in [`crate::claim`].
+/// A parsed Node record. Parsing believes nothing: claims are checked in [`crate::mesh`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// `mode`.

@@ -25,8 +25,7 @@ use crate::config::Config;
 use crate::control::boot;
 use crate::control::contradictions;
 use crate::control::data_plane::DataPlane;
-use crate::control::healing::Healing;
-use crate::control::incumbents::incumbents;
+use crate::control::incumbents;
 use crate::control::mode::{self, ModeDecision, ModeInputs};
 use crate::control::obstacles::Obstacles;
 use crate::control::problems::Problems;
@@ -201,6 +200,10 @@ impl Agent {
         } else {
             told
         };
+        if self.nodes.is_synchronised() {
+            // Before the pass, so that what a deleted Node held is free for another one at once.
+            self.incumbents = incumbents::remaining(&self.incumbents, &self.nodes);
+        }
         if let Some(own) = self.own_node() {
             self.own_known = Some(Arc::clone(own));
         }
@@ -362,9 +365,10 @@ impl Agent {
             .filter_map(|peer| Some((peer.name, peer.lanes.first()?.confirmed_key?)))
             .collect();
         self.count_peers_up(mesh.as_ref(), &confirmed);
-        self.incumbents = incumbents(&self.incumbents, &self.nodes, mesh, |name| {
-            confirmed.get(name).copied()
-        });
+        self.incumbents =
+            incumbents::with_confirmed(std::mem::take(&mut self.incumbents), mesh, |name| {
+                confirmed.get(name).copied()
+            });
     }
 
     fn count_peers_up(&self, mesh: &DesiredMesh, confirmed: &BTreeMap<NodeName, PublicKey>) {

@@ -5,27 +5,30 @@ use podwire_core::mesh::{DesiredMesh, Incumbent, Incumbents, Pair};
 use podwire_core::node::NodeName;
 use podwire_registry::nodes::Nodes;
 
-/// The incumbents after these handshakes: a node whose peer in force has completed one is added,
-/// and one whose Node is gone (or was created again) is forgotten. `confirmed` says whether the
-/// data plane has a session with the peer.
-pub(crate) fn incumbents(
-    before: &Incumbents,
-    nodes: &Nodes,
+/// The incumbents that still are what they were: one whose Node is gone, or was created again, is
+/// forgotten. A manifest that cannot be read does not free what its Node holds.
+pub(crate) fn remaining(before: &Incumbents, nodes: &Nodes) -> Incumbents {
+    let remains = |name: &NodeName, incumbent: &Incumbent| {
+        let node = nodes.nodes.get(name);
+        node.map_or_else(
+            || nodes.rejected.contains_key(name),
+            |node| node.uid == incumbent.uid,
+        )
+    };
+    before
+        .iter()
+        .filter(|(name, incumbent)| remains(name, incumbent))
+        .map(|(name, incumbent)| (name.clone(), incumbent.clone()))
+        .collect()
+}
+
+/// The incumbents after these handshakes: a node whose peer in force has completed one is added.
+/// `confirmed` says under which key the data plane has a session with the peer.
+pub(crate) fn with_confirmed(
+    mut incumbents: Incumbents,
     mesh: &DesiredMesh,
     confirmed: impl Fn(&NodeName) -> Option<PublicKey>,
 ) -> Incumbents {
-    let mut after: Incumbents = before
-        .iter()
-        .filter(|(name, incumbent)| {
-            // A manifest that cannot be read does not free what its Node holds.
-            nodes.rejected.contains_key(*name)
-                || nodes
-                    .nodes
-                    .get(*name)
-                    .is_some_and(|node| node.uid == incumbent.uid)
-        })
-        .map(|(name, incumbent)| (name.clone(), incumbent.clone()))
-        .collect();
     for (name, peer) in &mesh.peers {
         let Pair::Encrypted(pair) = &peer.pair else {
             continue;
@@ -35,17 +38,18 @@ pub(crate) fn incumbents(
         };
         // A session under a key that was replaced proves nothing about the one that is claimed now.
         if confirmed(name) == Some(lane.key) {
-            after.insert(
+            incumbents.insert(
                 name.clone(),
                 Incumbent {
                     uid: peer.uid.clone(),
                     public_key: lane.key,
                     other_lanes: others.iter().map(|other| other.key).collect(),
+                    pod_cidrs: peer.pod_cidrs.clone(),
                 },
             );
         }
     }
-    after
+    incumbents
 }
 
 #[cfg(test)]
@@ -118,28 +122,28 @@ mod tests {
     #[test]
     fn only_a_completed_handshake_makes_an_incumbent() {
         let nodes = nodes(&[peer("a")]);
-        let none = incumbents(&BTreeMap::new(), &nodes, &mesh(&nodes), |_| None);
+        let none = with_confirmed(Incumbents::new(), &mesh(&nodes), |_| None);
         assert!(none.is_empty());
-        let one = incumbents(&BTreeMap::new(), &nodes, &mesh(&nodes), |_| Some(key(2)));
+        let one = with_confirmed(none, &mesh(&nodes), |_| Some(key(2)));
         assert_eq!(one.len(), 1);
     }
 
     #[test]
     fn a_session_under_another_key_makes_no_incumbent() {
         let nodes = nodes(&[peer("a")]);
-        let none = incumbents(&BTreeMap::new(), &nodes, &mesh(&nodes), |_| Some(key(3)));
+        let none = with_confirmed(Incumbents::new(), &mesh(&nodes), |_| Some(key(3)));
         assert!(none.is_empty());
     }
 
     #[test]
     fn an_incumbent_is_forgotten_with_its_node_and_not_with_its_session() {
         let before = nodes(&[peer("a")]);
-        let known = incumbents(&BTreeMap::new(), &before, &mesh(&before), |_| Some(key(2)));
-        let idle = incumbents(&known, &before, &mesh(&before), |_| None);
+        let known = with_confirmed(Incumbents::new(), &mesh(&before), |_| Some(key(2)));
+        let idle = with_confirmed(remaining(&known, &before), &mesh(&before), |_| None);
         assert_eq!(idle, known);
         let again = nodes(&[peer("b")]);
-        assert!(incumbents(&known, &again, &mesh(&again), |_| None).is_empty());
+        assert!(remaining(&known, &again).is_empty());
         let gone = nodes(&[]);
-        assert!(incumbents(&known, &gone, &mesh(&gone), |_| None).is_empty());
+        assert!(remaining(&known, &gone).is_empty());
     }
 }

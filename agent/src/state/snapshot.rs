@@ -56,6 +56,7 @@ struct IncumbentEntry {
     uid: String,
     public_key: String,
     other_lanes: Vec<String>,
+    pod_cidrs: Vec<String>,
 }
 
 impl Snapshot {
@@ -89,6 +90,11 @@ impl Snapshot {
             public_key: incumbent.public_key.to_string(),
             other_lanes: incumbent
                 .other_lanes
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            pod_cidrs: incumbent
+                .pod_cidrs
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
@@ -135,6 +141,11 @@ impl Snapshot {
                     .other_lanes
                     .iter()
                     .map(|key| key.parse())
+                    .collect::<Result<_, _>>()?,
+                pod_cidrs: entry
+                    .pod_cidrs
+                    .iter()
+                    .map(|cidr| cidr.parse())
                     .collect::<Result<_, _>>()?,
             };
             snapshot.incumbents.insert(name.parse()?, incumbent);

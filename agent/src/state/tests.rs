@@ -466,6 +466,7 @@ fn the_last_known_mesh_comes_back_after_a_restart() {
         uid: "a".to_owned(),
         public_key: keys[0],
         other_lanes: vec![keys[1]],
+        pod_cidrs: vec!["10.244.1.0/24".parse().expect("cidr")],
     };
     let incumbents = Incumbents::from([("n1".parse().expect("name"), incumbent)]);
     state.keep_snapshot(&nodes, &incumbents).expect("kept");

@@ -106,6 +106,7 @@ fn confirmed(numbers: &[u8]) -> Incumbents {
             uid: format!("uid-{number}"),
             public_key: current.public_key,
             other_lanes: current.lanes.iter().map(|lane| lane.key).collect(),
+            pod_cidrs: record(*number).pod_cidrs,
         };
         (name(&format!("node-{number}")), incumbent)
     };
@@ -491,9 +492,75 @@ fn the_incumbent_stays_also_when_the_claimant_is_the_older_node() {
         // An older incumbent that changes what it says about itself takes nothing from a younger
         // one.
         let mesh = desired_mesh(&nodes, &own(), &confirmed(&[1, 2]), &policy());
-        if claim.pod_cidrs == record(1).pod_cidrs {
-            assert_eq!(peers(&mesh), ["node-2"]);
+        assert_eq!(peers(&mesh), ["node-2"]);
+    }
+}
+
+/// Node 1 is the older one and claims what a handshake has confirmed for node 2.
+#[test]
+fn an_incumbent_that_cannot_be_read_or_is_refused_keeps_what_it_holds() {
+    let taking = [
+        Record {
+            pod_cidrs: vec![net("10.244.2.128/25")],
+            ..record(1)
+        },
+        Record {
+            current: keys(10, &[21]),
+            ..record(1)
+        },
+    ];
+    let mut unreadable = plain(2);
+    unreadable
+        .annotations
+        .insert(annotations::POD_CIDRS.to_owned(), "garbage".to_owned());
+    let mut refused = plain(2);
+    refused.addresses.clear();
+    for claim in taking {
+        for second in [None, Some(unreadable.clone()), Some(refused.clone())] {
+            let nodes = registry([node(1, &claim)].into_iter().chain(second));
+            let mesh = desired_mesh(&nodes, &own(), &confirmed(&[2]), &policy());
+            assert!(peers(&mesh).is_empty(), "{claim:?}");
+            let taken = &mesh.refusals[&name("node-1")];
+            assert!(taken.to_string().contains("node-2"), "{taken}");
         }
+    }
+}
+
+#[test]
+fn what_an_incumbent_gave_up_is_free() {
+    let newcomer = Record {
+        pod_cidrs: vec![net("10.244.2.0/24")],
+        current: keys(70, &[21]),
+        ..record(7)
+    };
+    let mut silent = plain(2);
+    silent.annotations.clear();
+    let moved = node(
+        2,
+        &Record {
+            pod_cidrs: vec![net("10.244.9.0/24")],
+            current: keys(20, &[29]),
+            ..record(2)
+        },
+    );
+    let mut taken_away = plain(2);
+    taken_away.pod_cidrs = vec![net("10.244.9.0/24")];
+    let only_cidr = Record {
+        current: keys(70, &[]),
+        ..newcomer.clone()
+    };
+    for (second, claim) in [
+        (silent, &newcomer),
+        (moved, &newcomer),
+        (taken_away, &only_cidr),
+    ] {
+        let nodes = registry([node(7, claim), second]);
+        let mesh = desired_mesh(&nodes, &own(), &confirmed(&[2]), &policy());
+        assert!(
+            mesh.peers.contains_key(&name("node-7")),
+            "{:?}",
+            mesh.refusals
+        );
     }
 }
 

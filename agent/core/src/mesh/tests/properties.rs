@@ -112,6 +112,7 @@ impl Claim {
                 uid: node.uid,
                 public_key,
                 other_lanes,
+                pod_cidrs: node.pod_cidrs,
             },
         ))
     }
