@@ -117,7 +117,7 @@ pub fn desired_kernel(
         } else {
             BTreeSet::new()
         },
-        guard: Guard::Installed(guard_table(mesh, underlay, device.name, host_network_cidrs)),
+        guard: Guard::Installed(guard_table(mesh, underlay, device, host_network_cidrs)),
         routes,
     };
     DesiredKernel { kernel, unroutable }
@@ -228,15 +228,15 @@ fn via_route(
 fn guard_table(
     mesh: &DesiredMesh,
     underlay: &Underlay,
-    device: &str,
+    device: DeviceOptions<'_>,
     host_network_cidrs: BTreeSet<IpNet>,
 ) -> GuardTable {
     let links = underlay
         .values()
         .map(|path| &path.link)
-        .filter(|link| *link != device);
+        .filter(|link| *link != device.name);
     GuardTable {
-        device: device.to_owned(),
+        device: device.usable.then(|| device.name.to_owned()),
         cluster_cidrs: mesh.policy.cluster_cidrs.iter().map(IpNet::trunc).collect(),
         own_cidrs: mesh.own.pod_cidrs.iter().map(IpNet::trunc).collect(),
         host_network_cidrs,

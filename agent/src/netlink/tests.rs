@@ -71,7 +71,7 @@ const SETTINGS: Device = Device {
 
 fn guard_table() -> GuardTable {
     GuardTable {
-        device: DEVICE.into(),
+        device: Some(DEVICE.into()),
         cluster_cidrs: [net("10.244.0.0/16"), net("fd00:10:244::/48")].into(),
         own_cidrs: [net("10.244.1.0/24"), net("fd00:10:244:1::/64")].into(),
         host_network_cidrs: BTreeSet::new(),

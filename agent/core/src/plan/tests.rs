@@ -59,7 +59,7 @@ fn via(last: u8) -> RouteAction {
 
 fn table(host_network: &[usize]) -> GuardTable {
     GuardTable {
-        device: "podwire0".to_owned(),
+        device: Some("podwire0".to_owned()),
         cluster_cidrs: [net("10.244.0.0/16"), net("fd00:10:244::/48")].into(),
         own_cidrs: [net("10.244.1.0/24")].into(),
         host_network_cidrs: host_network

@@ -86,7 +86,7 @@ pub(super) fn replace(table: &GuardTable, counted: GuardCounters) -> Vec<NfTable
     messages.push(counter(EGRESS_REFUSED, counted.egress_refused));
     messages.push(counter(INGRESS_DROPPED, counted.ingress_dropped));
     messages.extend(sets(table));
-    for chain in chains(&table.device) {
+    for chain in chains(table.device.as_deref()) {
         messages.push(chain.message());
         messages.extend(
             chain
@@ -107,7 +107,7 @@ struct Chain {
     rules: Vec<Rule>,
 }
 
-fn chains(device: &str) -> Vec<Chain> {
+fn chains(device: Option<&str>) -> Vec<Chain> {
     let filter = |name, hook, priority, rules| Chain {
         name,
         kind: "filter",
@@ -157,11 +157,12 @@ fn chains(device: &str) -> Vec<Chain> {
 
 /// What goes to a pod of the cluster leaves by the device, or to a local pod, or to a declared
 /// host-network peer.
-fn egress(device: &str, refuse: Rule) -> Vec<Rule> {
-    let mut rules = vec![
-        Rule::new().link_is(Direction::Outgoing, device).accept(),
-        Rule::new().link_is(Direction::Outgoing, LOOPBACK).accept(),
-    ];
+fn egress(device: Option<&str>, refuse: Rule) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = device
+        .into_iter()
+        .chain([LOOPBACK])
+        .map(|link| Rule::new().link_is(Direction::Outgoing, link).accept())
+        .collect();
     for family in Family::ALL {
         let to = |set| Rule::new().address_in(family, Field::Destination, &name(set, family));
         rules.extend([
@@ -180,11 +181,12 @@ fn egress(device: &str, refuse: Rule) -> Vec<Rule> {
 
 /// What comes from a pod of the cluster comes by the device, or from a local pod, or from a
 /// declared host-network peer, each by the link that the route to it leaves by.
-fn ingress(device: &str) -> Vec<Rule> {
-    let mut rules = vec![
-        Rule::new().link_is(Direction::Incoming, device).accept(),
-        Rule::new().link_is(Direction::Incoming, LOOPBACK).accept(),
-    ];
+fn ingress(device: Option<&str>) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = device
+        .into_iter()
+        .chain([LOOPBACK])
+        .map(|link| Rule::new().link_is(Direction::Incoming, link).accept())
+        .collect();
     for family in Family::ALL {
         let from = |set| Rule::new().address_in(family, Field::Source, &name(set, family));
         rules.extend([
@@ -204,21 +206,25 @@ fn ingress(device: &str) -> Vec<Rule> {
 
 /// Pods reach the outside, and other nodes' own addresses, under this node's address; the node
 /// itself reaches remote pods under the device's. Between pods nothing is translated.
-fn source_translation(device: &str) -> Vec<Rule> {
+fn source_translation(device: Option<&str>) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in Family::ALL {
-        rules.extend([
-            Rule::new()
-                .address_in(family, Field::Source, &name(OWN, family))
-                .address_not_in(family, Field::Destination, &name(UNTRANSLATED, family))
-                .link_is_not(Direction::Outgoing, device)
-                .link_is_not(Direction::Outgoing, LOOPBACK)
-                .masquerade(),
+        let own = name(OWN, family);
+        let to_outside = Rule::new()
+            .address_in(family, Field::Source, &own)
+            .address_not_in(family, Field::Destination, &name(UNTRANSLATED, family));
+        let not_by = |rule: Rule, link| rule.link_is_not(Direction::Outgoing, link);
+        let to_outside = device
+            .into_iter()
+            .chain([LOOPBACK])
+            .fold(to_outside, not_by);
+        rules.push(to_outside.masquerade());
+        rules.extend(device.map(|device| {
             Rule::new()
                 .link_is(Direction::Outgoing, device)
-                .address_not_in(family, Field::Source, &name(OWN, family))
-                .masquerade(),
-        ]);
+                .address_not_in(family, Field::Source, &own)
+                .masquerade()
+        }));
     }
     rules
 }

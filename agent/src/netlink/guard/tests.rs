@@ -26,7 +26,7 @@ fn nets(prefixes: &[&str]) -> BTreeSet<IpNet> {
 
 fn table() -> GuardTable {
     GuardTable {
-        device: "podwire0".into(),
+        device: Some("podwire0".into()),
         cluster_cidrs: nets(&["10.244.0.0/16", "fd00:10:244::/48"]),
         own_cidrs: nets(&[
             "10.244.1.0/24",
@@ -287,6 +287,30 @@ fn a_foreign_route_opens_no_plaintext_path() {
             (what.as_str(), from.to_string().as_str()),
             ("marker", family.node)
         );
+    }
+}
+
+/// The cable that stands for the device here is somebody else's in this test.
+#[test]
+fn a_link_that_only_has_the_devices_name_opens_no_plaintext_path() {
+    let lab = Lab::new();
+    for family in families() {
+        let far_end = socket(&lab.far_end, family.remote_pod, PORT);
+        let pod = socket(&lab.pod, family.pod, PORT);
+        lab.install(&table());
+        send(&pod, family.remote_pod, "by the device").expect("sent");
+        assert_eq!(receive(&far_end).0, "by the device");
+        lab.install(&GuardTable {
+            device: None,
+            ..table()
+        });
+        for from in [&lab.pod, &lab.node] {
+            let error = refusal(from, family.remote_pod);
+            assert!(is_refusal(&error), "{error}");
+        }
+        let before = lab.counted().ingress_dropped;
+        send(&far_end, family.pod, "forged").expect("sent");
+        until(|| lab.counted().ingress_dropped > before);
     }
 }
 
