@@ -1,10 +1,14 @@
 //! The command line, as typed. [`crate::config`] turns it into what was meant.
+//!
+//! A value that cannot be read is refused with what is allowed in its place.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+
+use crate::config::LANES_MAX;
 
 /// WireGuard-encrypted pod-to-pod traffic between Kubernetes nodes.
 #[derive(Debug, Parser)]
@@ -45,6 +49,7 @@ pub(crate) struct RunArgs {
         env = "PODWIRE_CLUSTER_CIDR",
         value_name = "CIDR",
         value_delimiter = ',',
+        value_parser = cidr,
         required = true
     )]
     pub(crate) cluster_cidr: Vec<IpNet>,
@@ -64,17 +69,18 @@ pub(crate) struct RunArgs {
         long,
         env = "PODWIRE_ALLOW_ENDPOINT",
         value_name = "CIDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = cidr
     )]
     pub(crate) allow_endpoint: Vec<IpNet>,
     /// Publish no endpoint: this node is behind NAT, its peers follow it by roaming.
     #[arg(long, env = "PODWIRE_NO_ENDPOINT")]
     pub(crate) no_endpoint: bool,
     /// Lanes: threads, UDP ports and keys of the data plane [default: half the cores, 2 to 8].
-    #[arg(long, env = "PODWIRE_LANES")]
+    #[arg(long, env = "PODWIRE_LANES", value_parser = lanes)]
     pub(crate) lanes: Option<usize>,
     /// UDP port of lane 0; lane i listens on this port plus i.
-    #[arg(long, env = "PODWIRE_LISTEN_PORT", default_value_t = 51880)]
+    #[arg(long, env = "PODWIRE_LISTEN_PORT", default_value_t = 51880, value_parser = port)]
     pub(crate) listen_port: u16,
     /// Name of the TUN device.
     #[arg(long, env = "PODWIRE_DEVICE", default_value = "podwire0")]
@@ -99,10 +105,12 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         env = "PODWIRE_METRICS_ADDRESS",
-        default_value = "127.0.0.1:9587"
+        default_value = "127.0.0.1:9587",
+        value_parser = socket_address
     )]
     pub(crate) metrics_address: SocketAddr,
-    /// What is logged, in the syntax of tracing's EnvFilter.
+    /// What is logged: a level (error, warn, info, debug, trace, off), and TARGET=LEVEL for parts,
+    /// separated by commas.
     #[arg(
         long,
         env = "PODWIRE_LOG",
@@ -147,6 +155,34 @@ pub(crate) struct CleanupArgs {
     pub(crate) state_dir: PathBuf,
 }
 
+fn cidr(text: &str) -> Result<IpNet, &'static str> {
+    let expected = "expected ADDRESS/LENGTH, such as 10.244.0.0/16 or fd00:10:244::/48";
+    text.parse().map_err(|_| expected)
+}
+
+fn lanes(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok();
+    number
+        .filter(|number| (1..=LANES_MAX).contains(number))
+        .ok_or_else(|| format!("expected a number from 1 to {LANES_MAX}"))
+}
+
+fn port(text: &str) -> Result<u16, &'static str> {
+    let number = text.parse().ok();
+    number
+        .filter(|port| *port != 0)
+        .ok_or("expected a port from 1 to 65535")
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
+    let expected =
+        "expected ADDRESS:PORT with a port above 0, such as 127.0.0.1:9587 or [::1]:9587";
+    let address: Option<SocketAddr> = text.parse().ok();
+    address
+        .filter(|address| address.port() != 0)
+        .ok_or(expected)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ModeArg {
     /// Encrypted where the TUN device is usable, else host-network.
@@ -179,4 +215,32 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object an event.
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_cannot_be_read_is_named_with_what_is_allowed() {
+        for (flag, value, allowed) in [
+            ("--cluster-cidr", "10.244.0.0", "ADDRESS/LENGTH"),
+            ("--cluster-cidr", "", "ADDRESS/LENGTH"),
+            ("--cluster-cidr", "10.244.0.0/16,", "ADDRESS/LENGTH"),
+            ("--allow-endpoint", "host", "ADDRESS/LENGTH"),
+            ("--lanes", "9", "1 to 8"),
+            ("--lanes", "two", "1 to 8"),
+            ("--listen-port", "0", "1 to 65535"),
+            ("--listen-port", "65536", "1 to 65535"),
+            ("--metrics-address", "localhost", "ADDRESS:PORT"),
+            ("--metrics-address", "127.0.0.1:0", "port above 0"),
+            ("--mode", "plaintext", "host-network"),
+            ("--host-network-peers", "yes", "refuse"),
+            ("--log-format", "xml", "json"),
+        ] {
+            let error = CommandLine::try_parse_from(["podwire-agent", "run", flag, value]);
+            let error = error.expect_err("refused").to_string();
+            assert!(error.contains(flag) && error.contains(allowed), "{error}");
+        }
+    }
 }

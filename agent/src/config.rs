@@ -1,12 +1,13 @@
 //! What was meant by the command line: validated, complete, logged once.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use podwire_core::mesh::{HostNetworkPeers, Policy};
 use podwire_core::node::{InvalidNodeName, NodeName};
 
+use crate::admin::SOCKET_NAME;
 use crate::args::{HostNetworkPeersArg, ModeArg, RunArgs};
 
 /// Most lanes a node has: beyond eight cores one pair of nodes is limited by its NIC (DESIGN.md
@@ -15,6 +16,24 @@ pub(crate) const LANES_MAX: usize = 8;
 
 /// Longest name of a network device: the kernel's IFNAMSIZ less the final zero.
 const DEVICE_NAME_LENGTH_MAX: usize = 15;
+
+/// Folders of `/proc/sys/net/*/conf` beside those of devices, whose names the kernel refuses.
+const RESERVED_DEVICE_NAMES: [&str; 2] = ["all", "default"];
+
+/// Longest path of a UNIX socket: the kernel's `sun_path` less the final zero.
+const SOCKET_PATH_LENGTH_MAX: usize = 107;
+
+/// What every machine needs for itself. Guards for a CIDR that shares an address with one of these
+/// would cut it off from itself, its neighbours or the IPv4 network.
+const SPECIAL: [(&str, &str); 7] = [
+    ("127.0.0.0/8", "loopback"),
+    ("::1/128", "loopback"),
+    ("169.254.0.0/16", "link-local"),
+    ("fe80::/10", "link-local"),
+    ("224.0.0.0/3", "multicast and reserved"),
+    ("ff00::/8", "multicast"),
+    ("::ffff:0:0/96", "IPv4-mapped"),
+];
 
 /// The configuration of one run.
 #[derive(Clone, Debug)]
@@ -47,14 +66,43 @@ pub(crate) enum ConfigError {
         "--cluster-cidr {0}: a default route is not a pod CIDR; name the cluster's pod network"
     )]
     DefaultRoute(IpNet),
+    #[error(
+        "--cluster-cidr {cidr} shares addresses with {special} ({what}): name the cluster's pod \
+         network"
+    )]
+    Special {
+        cidr: IpNet,
+        special: IpNet,
+        what: &'static str,
+    },
     #[error("--cluster-cidr {0} and {1} overlap: name each pod network once")]
     Overlap(IpNet, IpNet),
-    #[error("--lanes {0}: allowed are 1 to {LANES_MAX}")]
-    Lanes(usize),
+    #[error(
+        "--allow-endpoint {0} shares addresses with --cluster-cidr {1}, in which no endpoint is \
+         taken: name where nodes are"
+    )]
+    EndpointsAmongPods(IpNet, IpNet),
     #[error("--listen-port {port} with {lanes} lanes: allowed are 1 to {max}")]
     ListenPort { port: u16, lanes: usize, max: usize },
-    #[error("--device {0:?}: allowed are 1 to 15 letters, digits, '-', '_' and '.'")]
+    #[error(
+        "--device {0:?}: allowed are 1 to 15 letters, digits, '-', '_' and '.', but not \"all\" and \
+         \"default\""
+    )]
     Device(String),
+    #[error(
+        "--state-dir {} lies in --directory {}, which is for every node to read: private keys need \
+         a folder of their own", .state.display(), .directory.display()
+    )]
+    StateInDirectory { state: PathBuf, directory: PathBuf },
+    #[error(
+        "--run-dir and --state-dir are both {}: the one is emptied by a reboot, the other must \
+         survive it", .0.display()
+    )]
+    OneFolder(PathBuf),
+    #[error(
+        "--run-dir {} is too long for a socket: allowed are {max} bytes", .path.display()
+    )]
+    RunDir { path: PathBuf, max: usize },
 }
 
 impl Config {
@@ -81,15 +129,10 @@ impl Config {
         } = args;
         let node_name = node_name.parse()?;
         check_cluster_cidrs(&cluster_cidr)?;
-        for cidr in &allow_endpoint {
-            check_host_bits("allow-endpoint", *cidr)?;
-        }
+        check_allowed_endpoints(&allow_endpoint, &cluster_cidr)?;
         let lanes = lanes.unwrap_or_else(|| lanes_for(cores));
-        if !(1..=LANES_MAX).contains(&lanes) {
-            return Err(ConfigError::Lanes(lanes));
-        }
         let max = usize::from(u16::MAX) + 1 - lanes;
-        if listen_port == 0 || usize::from(listen_port) > max {
+        if usize::from(listen_port) > max {
             return Err(ConfigError::ListenPort {
                 port: listen_port,
                 lanes,
@@ -97,6 +140,7 @@ impl Config {
             });
         }
         check_device(&device)?;
+        check_folders(&directory, &state_dir, &run_dir)?;
         let host_network_peers = match host_network_peers {
             HostNetworkPeersArg::Allow => HostNetworkPeers::Allow,
             HostNetworkPeersArg::Refuse => HostNetworkPeers::Refuse,
@@ -146,20 +190,70 @@ fn check_cluster_cidrs(cidrs: &[IpNet]) -> Result<(), ConfigError> {
         if cidr.prefix_len() == 0 {
             return Err(ConfigError::DefaultRoute(*cidr));
         }
-        if let Some(other) = cidrs[..at]
-            .iter()
-            .find(|other| other.contains(cidr) || cidr.contains(*other))
-        {
+        if let Some(other) = cidrs[..at].iter().find(|other| overlap(other, cidr)) {
             return Err(ConfigError::Overlap(*other, *cidr));
+        }
+        check_special(*cidr)?;
+    }
+    Ok(())
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(other) || other.contains(one)
+}
+
+fn check_special(cidr: IpNet) -> Result<(), ConfigError> {
+    for (special, what) in SPECIAL {
+        let special = special.parse().expect("a prefix of the table above");
+        if overlap(&special, &cidr) {
+            return Err(ConfigError::Special {
+                cidr,
+                special,
+                what,
+            });
         }
     }
     Ok(())
 }
 
-fn check_device(name: &str) -> Result<(), ConfigError> {
+fn check_allowed_endpoints(allowed: &[IpNet], cluster: &[IpNet]) -> Result<(), ConfigError> {
+    for cidr in allowed {
+        check_host_bits("allow-endpoint", *cidr)?;
+        if let Some(pods) = cluster.iter().find(|pods| overlap(pods, cidr)) {
+            return Err(ConfigError::EndpointsAmongPods(*cidr, *pods));
+        }
+    }
+    Ok(())
+}
+
+fn check_folders(directory: &Path, state: &Path, run: &Path) -> Result<(), ConfigError> {
+    // As text, without looking at the disk: what is not there yet is checked too.
+    let full = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if full(state).starts_with(full(directory)) {
+        return Err(ConfigError::StateInDirectory {
+            state: state.to_owned(),
+            directory: directory.to_owned(),
+        });
+    }
+    if full(state) == full(run) {
+        return Err(ConfigError::OneFolder(run.to_owned()));
+    }
+    let socket = run.join(SOCKET_NAME);
+    if socket.as_os_str().len() > SOCKET_PATH_LENGTH_MAX {
+        return Err(ConfigError::RunDir {
+            path: run.to_owned(),
+            max: SOCKET_PATH_LENGTH_MAX - SOCKET_NAME.len() - 1,
+        });
+    }
+    Ok(())
+}
+
+/// Checks the name of a device.
+pub(crate) fn check_device(name: &str) -> Result<(), ConfigError> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let sized = (1..=DEVICE_NAME_LENGTH_MAX).contains(&name.len());
-    if sized && name.bytes().all(allowed) && name != "." && name != ".." {
+    let reserved = [".", ".."].contains(&name) || RESERVED_DEVICE_NAMES.contains(&name);
+    if sized && name.bytes().all(allowed) && !reserved {
         Ok(())
     } else {
         Err(ConfigError::Device(name.to_owned()))
@@ -209,16 +303,17 @@ mod tests {
             ),
             ("--cluster-cidr 0.0.0.0/0", "default route"),
             ("--cluster-cidr 10.244.0.0/16,10.244.3.0/24", "overlap"),
-            ("--cluster-cidr 10.244.0.0/16 --lanes 9", "1 to 8"),
-            (
-                "--cluster-cidr 10.244.0.0/16 --listen-port 0",
-                "--listen-port 0",
-            ),
+            ("--cluster-cidr 127.0.0.0/16", "loopback"),
+            ("--cluster-cidr 128.0.0.0/1", "link-local"),
+            ("--cluster-cidr 240.0.0.0/8", "multicast"),
+            ("--cluster-cidr ::/1", "loopback"),
+            ("--cluster-cidr ::ffff:10.244.0.0/112", "IPv4-mapped"),
             (
                 "--cluster-cidr 10.244.0.0/16 --lanes 8 --listen-port 65530",
                 "1 to 65528",
             ),
             ("--cluster-cidr 10.244.0.0/16 --device a/b", "letters"),
+            ("--cluster-cidr 10.244.0.0/16 --device all", "\"all\""),
             (
                 "--cluster-cidr 10.244.0.0/16 --device sixteen-letters0",
                 "15",
@@ -227,11 +322,27 @@ mod tests {
                 "--cluster-cidr 10.244.0.0/16 --allow-endpoint 192.0.2.1/24",
                 "192.0.2.0/24 is the prefix",
             ),
+            (
+                "--cluster-cidr 10.244.0.0/16 --allow-endpoint 10.244.7.0/24",
+                "where nodes are",
+            ),
+            (
+                "--cluster-cidr 10.244.0.0/16 --state-dir /nodes/state",
+                "private keys",
+            ),
+            (
+                "--cluster-cidr 10.244.0.0/16 --state-dir /a --run-dir /a",
+                "reboot",
+            ),
         ];
         for (flags, expected) in cases {
             let error = config(&format!("--node-name node-1 {flags}")).expect_err("refused");
             assert!(error.to_string().contains(expected), "{flags}: {error}");
         }
+        let long = format!("/{}", "x".repeat(200));
+        let flags = format!("--node-name node-1 --cluster-cidr 10.244.0.0/16 --run-dir {long}");
+        let error = config(&flags).expect_err("refused");
+        assert!(error.to_string().contains("96 bytes"), "{error}");
         let error = config("--node-name Node_1 --cluster-cidr 10.244.0.0/16").expect_err("refused");
         assert!(error.to_string().contains("--node-name"), "{error}");
     }

@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod config;
 mod control;
+mod environment;
 mod logging;
 mod netlink;
 mod query;
@@ -18,32 +19,46 @@ use clap::Parser as _;
 
 use args::{Command, CommandLine, RunArgs};
 use config::Config;
+use tracing::warn;
 
 /// Exit code of a command line that cannot be meant, as clap's own.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => return refuse(&error),
+    };
     let done = match line.command {
         Command::Run(args) => return run(*args),
         Command::Status(args) => query::status(&args),
         Command::Peers(args) => query::peers(&args),
         Command::Drops(args) => query::drops(&args),
         Command::Healthz(args) => query::healthz(&args),
-        Command::Cleanup(args) => control::cleanup::cleanup(&args),
+        Command::Cleanup(args) => match config::check_device(&args.device) {
+            Ok(()) => control::cleanup::cleanup(&args),
+            Err(error) => return misuse(error),
+        },
     };
     finish(done)
 }
 
 fn run(args: RunArgs) -> ExitCode {
     if let Err(error) = logging::start(&args.log, args.log_format) {
-        return complain(&error, EXIT_USAGE);
+        return misuse(error);
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = match Config::new(args, cores) {
         Ok(config) => config,
-        Err(error) => return complain(&error.into(), EXIT_USAGE),
+        Err(error) => return misuse(error),
     };
+    let unknown = environment::unknown();
+    if !unknown.is_empty() {
+        warn!(
+            variables = unknown.join(", "),
+            "ignored: no settings of this agent; `podwire-agent run --help` names them"
+        );
+    }
     let done = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -56,6 +71,31 @@ fn finish(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error, 1),
+    }
+}
+
+/// Help and version are no errors; clap has the exit codes.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let code = u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE);
+    // Nothing is left to do if standard error is gone.
+    let _ = error.print();
+    if error.use_stderr() {
+        tell_environment();
+    }
+    ExitCode::from(code)
+}
+
+/// A value that can be read and not meant.
+fn misuse(error: impl Into<anyhow::Error>) -> ExitCode {
+    let code = complain(&error.into(), EXIT_USAGE);
+    tell_environment();
+    code
+}
+
+/// The value may come from there, and the message names the flag only.
+fn tell_environment() {
+    if let Some(in_use) = environment::in_use() {
+        let _ = writeln!(std::io::stderr(), "{in_use}");
     }
 }
 
