@@ -1,5 +1,6 @@
 //! The HTTP servers: a UNIX socket for the command line, a TCP port for Prometheus.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -14,13 +15,29 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::{SOCKET_NAME, ShownHandle, metrics, peers};
 
 /// How soon a server that could not listen tries again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Connections at a time of one server. Any local process may open one to the metrics port, and
+/// each takes a file descriptor, of which healing needs some too. One command or scraper takes one.
+const CONNECTIONS_MAX: usize = 32;
+
+/// From a connection to the end of its answer. Asking takes milliseconds, also with thousands of
+/// peers.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest request with its headers; a scraper's has some hundred bytes.
+const REQUEST_BYTES_MAX: usize = 16 << 10;
 
 /// Only root may look into the run folder.
 const RUN_DIR_MODE: u32 = 0o700;
@@ -63,6 +80,8 @@ fn router(shown: ShownHandle) -> Router {
             get(async |State(shown): State<ShownHandle>| Json(peers::drops(&shown))),
         )
         .route("/healthz", get(healthz))
+        .fallback(async || unknown("/status, /peers, /drops and /healthz"))
+        .method_not_allowed_fallback(wrong_method)
         .with_state(shown)
 }
 
@@ -76,7 +95,19 @@ fn metrics_router(shown: ShownHandle) -> Router {
             }),
         )
         .route("/healthz", get(healthz))
+        .fallback(async || unknown("/metrics and /healthz"))
+        .method_not_allowed_fallback(wrong_method)
         .with_state(shown)
+}
+
+fn unknown(allowed: &str) -> impl IntoResponse + use<> {
+    let text = format!("no such question: allowed are {allowed}\n");
+    (StatusCode::NOT_FOUND, text)
+}
+
+async fn wrong_method() -> impl IntoResponse {
+    let text = "questions are asked with GET\n";
+    (StatusCode::METHOD_NOT_ALLOWED, text)
 }
 
 async fn healthz(State(shown): State<ShownHandle>) -> impl IntoResponse {
@@ -104,9 +135,7 @@ pub(crate) async fn serve_socket(run_dir: PathBuf, shown: ShownHandle) -> Infall
             source,
         };
         let listener = bind_socket(&run_dir, &path).map_err(failed)?;
-        axum::serve(listener, router(Arc::clone(&shown)))
-            .await
-            .map_err(failed)
+        Ok(answer(listener, router(Arc::clone(&shown))).await)
     })
     .await
 }
@@ -116,27 +145,50 @@ pub(crate) async fn serve_metrics(address: SocketAddr, shown: ShownHandle) -> In
     serve_for_ever(|| async {
         let failed = |source| AdminError::Metrics { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
-        axum::serve(listener, metrics_router(Arc::clone(&shown)))
-            .await
-            .map_err(failed)
+        Ok(answer(listener, metrics_router(Arc::clone(&shown))).await)
     })
     .await
 }
 
 async fn serve_for_ever<S>(serve: impl Fn() -> S) -> Infallible
 where
-    S: Future<Output = Result<(), AdminError>>,
+    S: Future<Output = Result<Infallible, AdminError>>,
 {
     let mut told = None;
     loop {
-        if let Err(error) = serve().await {
-            let text = error.to_string();
-            if told.as_ref() != Some(&text) {
-                warn!("{text}; trying again");
-                told = Some(text);
-            }
+        let Err(error) = serve().await;
+        let text = error.to_string();
+        if told.as_ref() != Some(&text) {
+            warn!("{text}; trying again");
+            told = Some(text);
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+/// Answers one question a connection, for ever. Where too many are open, the oldest is closed: it
+/// is one that never asks, for whoever asks is answered at once.
+async fn answer<L: Listener>(mut listener: L, router: Router) -> Infallible {
+    let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
+    loop {
+        let (stream, _) = listener.accept().await;
+        connections.retain(|connection| !connection.is_finished());
+        if connections.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
+        let service = TowerToHyperService::new(router.clone());
+        let answered = http1::Builder::new()
+            .keep_alive(false)
+            .max_buf_size(REQUEST_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), service);
+        connections.push_back(tokio::spawn(async move {
+            // What a client does wrong is its own affair.
+            let _ = tokio::time::timeout(CONNECTION_DEADLINE, answered).await;
+        }));
+        // A flood of connections keeps nobody from being answered, nor the node from being healed.
+        tokio::task::yield_now().await;
     }
 }
 
