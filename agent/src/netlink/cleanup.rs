@@ -49,10 +49,7 @@ impl Netlink {
             routes.remove(&self.handle, key).await?;
         }
         self.routes = Routes::default();
-        removed.guard = guard::remove().map_err(|source| Error::Guard {
-            action: "remove",
-            source,
-        })?;
+        removed.guard = guard::remove().map_err(|source| Error::guard("remove", source))?;
         self.installed = None;
         Ok(removed)
     }

@@ -6,13 +6,13 @@ use std::io;
 use ipnet::IpNet;
 use podwire_core::kernel::Device;
 use rtnetlink::Handle;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE, Nla as _};
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
 use rtnetlink::packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoKind, LinkAttribute,
-    LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind,
+    InfoTun, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
@@ -30,8 +30,17 @@ const FORWARDING: i32 = 1;
 /// A link of the device's name.
 pub(super) struct Found {
     pub(super) index: u32,
-    /// Its settings, or what it is instead of a TUN device.
+    /// Its settings, or what it is instead of a TUN device that can be ours.
     pub(super) device: Result<Device, String>,
+    /// Whether a process has it open.
+    pub(super) is_read: bool,
+}
+
+/// What the driver says of a TUN device of several queues.
+#[derive(Default)]
+struct Queues {
+    are_several: bool,
+    open: u32,
 }
 
 /// Looks a link up by name.
@@ -55,33 +64,63 @@ fn found(link: &LinkMessage) -> Found {
         transmit_queue_length: 0,
         fixed_settings: false,
     };
-    let mut kind = None;
+    let (mut kind, mut queues) = (None, Queues::default());
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
             LinkAttribute::TxQueueLen(length) => device.transmit_queue_length = *length,
             LinkAttribute::AfSpecUnspec(families) => device.fixed_settings = are_fixed(families),
             LinkAttribute::LinkInfo(infos) => {
-                kind = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind),
-                    _ => None,
-                });
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(found) => kind = Some(found),
+                        LinkInfo::Data(InfoData::Tun(attributes)) => {
+                            queues = read_queues(attributes)
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
     }
-    // A TAP device is of the same kind, but carries Ethernet.
-    let is_tun = kind == Some(&InfoKind::Tun) && link.header.link_layer_type == LinkLayerType::None;
-    let device = if is_tun {
-        Ok(device)
-    } else {
-        let layer = format!("{:?}", link.header.link_layer_type).to_lowercase();
-        Err(kind.map_or(layer, InfoKind::to_string))
+    let layer = link.header.link_layer_type;
+    let device = match kind {
+        Some(InfoKind::Tun) if layer != LinkLayerType::None => Err("a TAP device".to_owned()),
+        Some(InfoKind::Tun) if !queues.are_several => {
+            Err("a TUN device made without multi_queue".to_owned())
+        }
+        Some(InfoKind::Tun) => Ok(device),
+        Some(kind) => Err(format!("of kind {kind}")),
+        None => Err(format!("of type {}", format!("{layer:?}").to_lowercase())),
     };
     Found {
         index: link.header.index,
         device,
+        is_read: queues.open > 0,
     }
+}
+
+fn read_queues(attributes: &[InfoTun]) -> Queues {
+    /// `IFLA_TUN_MULTI_QUEUE`: one byte. `IFLA_TUN_NUM_QUEUES`: four (`linux/if_link.h`).
+    const SEVERAL: u16 = 7;
+    const OPEN: u16 = 8;
+    let mut queues = Queues::default();
+    for attribute in attributes {
+        let InfoTun::Other(attribute) = attribute else {
+            continue;
+        };
+        let mut value = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut value);
+        match (attribute.kind(), value.as_slice()) {
+            (SEVERAL, [flag, ..]) => queues.are_several = *flag != 0,
+            (OPEN, value) => {
+                queues.open = value.first_chunk().map_or(0, |n| u32::from_ne_bytes(*n));
+            }
+            _ => {}
+        }
+    }
+    queues
 }
 
 /// Whether the per-device settings are those that [`set`] writes. There are none of IPv6 where the

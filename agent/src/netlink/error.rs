@@ -5,6 +5,7 @@ use std::io;
 use ipnet::IpNet;
 use podwire_core::kernel::RouteKey;
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 
 /// A request that the kernel refused, or an object that is not ours.
 #[derive(Debug, thiserror::Error)]
@@ -25,14 +26,23 @@ pub(crate) enum Error {
     },
     /// The device's name belongs to something else.
     #[error(
-        "link {name} exists and is no TUN device but {kind}: remove or rename it, or choose \
-         another name with --device"
+        "the name {name} is taken by another link, {kind}: remove or rename it, or choose another \
+         name with --device"
     )]
     ForeignDevice {
         /// Name of the link.
         name: String,
-        /// What the kernel says that it is.
+        /// What it is.
         kind: String,
+    },
+    /// Somebody else reads the device of that name: two readers would each get half the packets.
+    #[error(
+        "device {name} is in use by another process (`lsof /dev/net/tun` shows which): stop it, or \
+         choose another name with --device"
+    )]
+    DeviceInUse {
+        /// Name of the device.
+        name: String,
     },
     /// The device is not there.
     #[error("device {name} does not exist: it was removed, the next reconcile creates it again")]
@@ -57,7 +67,7 @@ pub(crate) enum Error {
     /// An address of the device was refused.
     #[error(
         "cannot change address {address} of device {name}{}",
-        address_remedy(address, source)
+        family_remedy(address, source)
     )]
     Address {
         /// The address.
@@ -69,7 +79,10 @@ pub(crate) enum Error {
     },
     /// A route was refused.
     #[error(
-        "cannot change the route to {} metric {}{}", key.destination, key.metric, remedy(source)
+        "cannot change the route to {} metric {}{}",
+        key.destination,
+        key.metric,
+        family_remedy(&key.destination, source)
     )]
     Route {
         /// The route.
@@ -89,13 +102,34 @@ pub(crate) enum Error {
         protocol: u8,
     },
     /// The guard table was refused.
-    #[error("cannot {action} the nftables table inet podwire{}", remedy(source))]
+    #[error(
+        "cannot {action} the nftables table inet podwire{}",
+        guard_remedy(source, *.has_net_admin)
+    )]
     Guard {
         /// What was to be done.
         action: &'static str,
+        /// Whether this process has the capability NET_ADMIN.
+        has_net_admin: bool,
         #[source]
         source: io::Error,
     },
+}
+
+impl Error {
+    pub(super) fn guard(action: &'static str, source: io::Error) -> Self {
+        Self::Guard {
+            action,
+            has_net_admin: has_net_admin(),
+            source,
+        }
+    }
+}
+
+/// Whether this process has the capability NET_ADMIN, be it for this network namespace or not.
+pub(crate) fn has_net_admin() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
 /// The likely cause and what to do about it, to follow the name of the object.
@@ -117,12 +151,59 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-fn address_remedy(address: &IpNet, error: &io::Error) -> &'static str {
-    match (address, Errno::from_io_error(error)) {
+fn family_remedy(network: &IpNet, error: &io::Error) -> &'static str {
+    match (network, Errno::from_io_error(error)) {
         // What the kernel says where net.ipv6.conf.*.disable_ipv6 is set.
         (IpNet::V6(_), Some(Errno::ACCESS)) => {
-            ": IPv6 is disabled on it, set net.ipv6.conf.default.disable_ipv6 to 0 beforehand"
+            ": IPv6 is disabled here, `sysctl -w net.ipv6.conf.all.disable_ipv6=0` enables it on \
+             every device; without IPv6, leave its CIDRs out of the cluster"
         }
         _ => remedy(error),
+    }
+}
+
+fn guard_remedy(error: &io::Error, has_net_admin: bool) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::PERM | Errno::ACCESS) if !has_net_admin => {
+            ": grant this process the capability NET_ADMIN"
+        }
+        Some(Errno::PERM | Errno::ACCESS) => {
+            ": nftables is denied to this process, which has the capability NET_ADMIN: look at its \
+             seccomp profile, its security module, and whose user namespace it is in"
+        }
+        // No netfilter sockets; no nftables behind them; an expression that is not there.
+        Some(
+            Errno::PROTONOSUPPORT
+            | Errno::AFNOSUPPORT
+            | Errno::OPNOTSUPP
+            | Errno::INVAL
+            | Errno::NOENT,
+        ) => {
+            ": this kernel has no nftables, or not all of it: load it with `modprobe -a nf_tables \
+             nft_fib_inet nft_reject_inet nft_masq`"
+        }
+        _ => remedy(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nftables_that_is_denied_is_told_from_nftables_that_is_absent() {
+        let told = |errno: Errno, has_net_admin| {
+            Error::Guard {
+                action: "install",
+                has_net_admin,
+                source: errno.into(),
+            }
+            .to_string()
+        };
+        assert!(told(Errno::PERM, false).contains("capability NET_ADMIN"));
+        assert!(told(Errno::PERM, true).contains("seccomp"));
+        for absent in [Errno::PROTONOSUPPORT, Errno::OPNOTSUPP, Errno::INVAL] {
+            assert!(told(absent, true).contains("modprobe"), "{absent}");
+        }
     }
 }

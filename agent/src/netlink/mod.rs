@@ -22,12 +22,11 @@ mod watch;
 
 use std::net::IpAddr;
 
-use podwire_core::kernel::{Change, Device, GuardTable, Kernel, Underlay};
-use podwire_core::obstacles::Foreign;
+use podwire_core::kernel::{Change, Device, Guard, Kernel, Underlay};
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
-pub(crate) use self::error::Error;
+pub(crate) use self::error::{Error, has_net_admin};
 pub(crate) use self::guard::GuardCounters;
 pub(crate) use self::watch::Watch;
 
@@ -42,6 +41,10 @@ pub(crate) struct Netlink {
     device_name: String,
     /// Index of the device, as last looked up.
     device_index: Option<u32>,
+    /// Whether a process reads the device, as last looked up.
+    is_read: bool,
+    /// What has the device's name and is not ours, as last observed.
+    obstacle: Option<Error>,
     /// The main table, as last dumped.
     routes: Routes,
     /// The guard table that this process installed.
@@ -71,18 +74,30 @@ impl Netlink {
             connection: tokio::spawn(connection),
             device_name: device_name.to_owned(),
             device_index: None,
+            is_read: false,
+            obstacle: None,
             routes: Routes::default(),
             installed: None,
         })
     }
 
-    /// Observes the part of the kernel's state that is ours.
+    /// Observes the part of the kernel's state that is ours. A link that has the device's name and
+    /// is none of ours is no device; [`Self::obstacle`] names it.
     ///
     /// # Errors
     ///
-    /// [`Error::ForeignDevice`] if the device's name is taken; [`Error::Read`].
+    /// [`Error::Read`].
     pub(crate) async fn observe(&mut self) -> Result<Kernel, Error> {
-        let device = self.device().await?;
+        let device = match self.device().await {
+            Err(foreign @ Error::ForeignDevice { .. }) => {
+                self.obstacle = Some(foreign);
+                None
+            }
+            device => {
+                self.obstacle = None;
+                device?
+            }
+        };
         let addresses = match self.device_index {
             Some(index) => device::addresses(&self.handle, index)
                 .await
@@ -98,10 +113,7 @@ impl Netlink {
                 what: "the main route table",
                 source,
             })?;
-        let guard = guard::observe(self.installed.as_mut()).map_err(|source| Error::Guard {
-            action: "read",
-            source,
-        })?;
+        let guard = self.observe_guard();
         Ok(Kernel {
             device,
             addresses,
@@ -129,7 +141,7 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// [`Error::Read`], [`Error::Guard`].
+    /// [`Error::Read`].
     pub(crate) async fn observe_guards(&mut self) -> Result<Kernel, Error> {
         self.routes = Routes::read(&self.handle)
             .await
@@ -137,15 +149,31 @@ impl Netlink {
                 what: "the main route table",
                 source,
             })?;
-        let guard = guard::observe(self.installed.as_mut()).map_err(|source| Error::Guard {
-            action: "read",
-            source,
-        })?;
+        let guard = self.observe_guard();
         Ok(Kernel {
             routes: self.routes.own(None),
             guard,
             ..Kernel::default()
         })
+    }
+
+    /// What had the device's name at the last observation, if that was no device of ours.
+    pub(crate) fn obstacle(&mut self) -> Option<Error> {
+        self.obstacle.take()
+    }
+
+    /// Whether a process reads the device, as last observed: one that this process has not opened
+    /// is then somebody else's.
+    pub(crate) fn device_in_use(&self) -> Option<Error> {
+        self.is_read.then(|| Error::DeviceInUse {
+            name: self.device_name.clone(),
+        })
+    }
+
+    /// A table that cannot be read counts as missing: what hinders reading it hinders installing
+    /// it, which then says so.
+    fn observe_guard(&mut self) -> Guard {
+        guard::observe(self.installed.as_mut()).unwrap_or_default()
     }
 
     /// Asks the kernel for the path to each address. Addresses with no path are left out: own and
@@ -178,10 +206,8 @@ impl Netlink {
         let name = || self.device_name.clone();
         match change {
             Change::InstallGuard(table) => {
-                let installed = guard::install(table).map_err(|source| Error::Guard {
-                    action: "install",
-                    source,
-                })?;
+                let installed =
+                    guard::install(table).map_err(|source| Error::guard("install", source))?;
                 self.installed = Some(installed);
                 Ok(())
             }
@@ -235,10 +261,7 @@ impl Netlink {
         reason = "the namespace is that of this connection's thread"
     )]
     pub(crate) fn guard_counters(&self) -> Result<GuardCounters, Error> {
-        guard::counters().map_err(|source| Error::Guard {
-            action: "read",
-            source,
-        })
+        guard::counters().map_err(|source| Error::guard("read", source))
     }
 
     fn address_error(&self, address: ipnet::IpNet, source: std::io::Error) -> Error {
@@ -258,6 +281,7 @@ impl Netlink {
                 what: "the device",
                 source,
             })?;
+        self.is_read = found.as_ref().is_some_and(|found| found.is_read);
         let Some(found) = found else { return Ok(None) };
         let device = found.device.map_err(|kind| Error::ForeignDevice {
             name: self.device_name.clone(),

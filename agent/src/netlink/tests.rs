@@ -17,6 +17,7 @@ use self::namespace::{Namespace, ip, nft, set, setting, up};
 use super::cleanup::Removed;
 use super::route::Routes;
 use super::{Error, Netlink, Watch};
+use crate::transport::TunDevice;
 
 const DEVICE: &str = "podwire0";
 
@@ -42,7 +43,7 @@ fn key(destination: &str, metric: u32) -> RouteKey {
 fn node() -> (Namespace, u32) {
     let node = Namespace::new();
     let index = node.run(|| {
-        ip("tuntap add podwire0 mode tun");
+        ip("tuntap add podwire0 mode tun multi_queue");
         ip("link add underlay type veth peer name far");
         for link in ["far", "underlay"] {
             // Nothing here asks for neighbours, and what is shown must not change by itself.
@@ -371,14 +372,17 @@ fn several_own_routes_at_one_key_become_the_one_that_is_set() {
 fn a_link_that_is_no_tun_device_is_refused_and_left_alone() {
     for add in [
         "link add podwire0 type veth peer name other",
-        "tuntap add podwire0 mode tap",
+        "tuntap add podwire0 mode tap multi_queue",
+        "tuntap add podwire0 mode tun",
         "link add podwire0 type bridge",
     ] {
         Namespace::new().block_on(async || {
             ip(add);
             let before = ip("link show dev podwire0");
             let mut netlink = Netlink::open(DEVICE).expect("a socket");
-            let error = netlink.observe().await.expect_err("a foreign device");
+            let observed = netlink.observe().await.expect("observed");
+            assert_eq!(observed.device, None);
+            let error = netlink.obstacle().expect("a foreign device");
             assert!(matches!(error, Error::ForeignDevice { .. }), "{error}");
             let error = netlink
                 .apply(&Change::SetDevice(SETTINGS))
@@ -397,6 +401,23 @@ fn a_link_that_is_no_tun_device_is_refused_and_left_alone() {
             assert_eq!(ip("link show dev podwire0"), before);
         });
     }
+}
+
+#[test]
+fn a_device_that_a_process_reads_is_told_from_one_that_was_left() {
+    let (node, _) = node();
+    node.block_on(async || {
+        let mut netlink = Netlink::open(DEVICE).expect("a socket");
+        netlink.observe().await.expect("observed");
+        assert!(netlink.device_in_use().is_none(), "nobody reads it");
+        let reader = TunDevice::open(DEVICE, 2).expect("attached");
+        netlink.observe().await.expect("observed");
+        let error = netlink.device_in_use().expect("in use");
+        assert!(error.to_string().contains("another process"), "{error}");
+        drop(reader);
+        netlink.observe().await.expect("observed");
+        assert!(netlink.device_in_use().is_none(), "it was closed");
+    });
 }
 
 #[test]
@@ -432,7 +453,7 @@ fn the_device_may_be_made_anew_between_two_changes() {
         with_device(&mut netlink).await;
         netlink.observe().await.expect("observed");
         ip("link delete podwire0");
-        ip("tuntap add podwire0 mode tun");
+        ip("tuntap add podwire0 mode tun multi_queue");
         with_device(&mut netlink).await;
         let set = Change::SetRoute(key("10.244.2.0/24", METRIC), into_device(&net(OWN4), 1400));
         netlink.apply(&set).await.expect("the new index");
@@ -672,7 +693,7 @@ fn cleanup_removes_what_is_ours_and_nothing_else() {
         let mut netlink = Netlink::open(DEVICE).expect("a socket");
         ip("link delete podwire0");
         let before = state();
-        ip("tuntap add podwire0 mode tun");
+        ip("tuntap add podwire0 mode tun multi_queue");
         with_device(&mut netlink).await;
         for pods in ["10.244.2.0/24", "fd00:10:244:2::/64"] {
             for (metric, action) in [

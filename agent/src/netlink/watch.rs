@@ -33,7 +33,8 @@ const GLANCE: usize = 64;
 /// loop observes again. Own changes wake it too, and then there is nothing to do.
 pub(crate) struct Watch {
     route: TokioSocket,
-    nftables: TokioSocket,
+    /// None where the kernel has no nftables, or not for this process.
+    nftables: Option<TokioSocket>,
 }
 
 impl std::fmt::Debug for Watch {
@@ -45,24 +46,39 @@ impl std::fmt::Debug for Watch {
 impl Watch {
     /// Subscribes. What changes from here on is told, so observe after this.
     pub(crate) fn open() -> Result<Self, Error> {
-        let open = || -> io::Result<Self> {
-            Ok(Self {
-                route: subscribe(NETLINK_ROUTE, GROUPS.map(|group| group as u32).as_slice())?,
-                nftables: subscribe(NETLINK_NETFILTER, &[GROUP_NFTABLES])?,
-            })
+        let groups = GROUPS.map(|group| group as u32);
+        let route = subscribe(NETLINK_ROUTE, &groups).map_err(|source| Error::Open { source })?;
+        let mut watch = Self {
+            route,
+            nftables: None,
         };
-        open().map_err(|source| Error::Open { source })
+        watch.complete();
+        Ok(watch)
+    }
+
+    /// Subscribes to nftables if that was refused so far. What refuses it refuses the guard table
+    /// too, and says so there.
+    pub(crate) fn complete(&mut self) {
+        if self.nftables.is_none() {
+            self.nftables = subscribe(NETLINK_NETFILTER, &[GROUP_NFTABLES]).ok();
+        }
     }
 
     /// Waits until something has changed since the last call; any number of changes are one.
     ///
     /// Dropping the future loses nothing.
     pub(crate) async fn changed(&mut self) {
+        let nftables = async {
+            match &self.nftables {
+                Some(socket) => notification(socket).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = notification(&self.route) => {}
-            () = notification(&self.nftables) => {}
+            () = nftables => {}
         }
-        for socket in [&self.route, &self.nftables] {
+        for socket in [&self.route].into_iter().chain(&self.nftables) {
             while notification(socket).now_or_never().is_some() {}
         }
     }
