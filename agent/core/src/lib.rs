@@ -14,7 +14,7 @@ pub mod allowed_ips;
 pub mod annotations;
 mod claim;
 pub mod desired_kernel;
-pub mod endpoint_order;
+pub mod generation;
 pub mod kernel;
 pub mod key;
 pub mod mesh;

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::{Shown, peers};
+use crate::control::refusals::Reason;
 use crate::control::status::{PeerRow, Status};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -52,7 +53,7 @@ pub(super) fn text(shown: &Shown, now: Instant) -> String {
         );
     }
     register_control(&mut registry, &status);
-    register_obstacles(&mut registry, &status);
+    register_refusals(&mut registry, &status);
     let mut text = String::new();
     // Writing into a String cannot fail.
     let _ = encode(&mut text, &registry);
@@ -124,14 +125,20 @@ fn register_handshakes(registry: &mut Registry, shown: &Shown) {
     );
 }
 
-/// One series for each of the first obstacles, so that an alert can name what to remove.
-fn register_obstacles(registry: &mut Registry, status: &Status) {
-    let family = Family::<ObstacleLabel, Gauge>::default();
-    for what in &status.obstacles {
-        let what = what.clone();
-        family.get_or_create(&ObstacleLabel { what }).set(1);
+/// Every reason is there at all times, so that an alert can tell zero from unknown.
+fn register_refusals(registry: &mut Registry, status: &Status) {
+    let family = Family::<ReasonLabel, Gauge>::default();
+    for reason in Reason::ALL.map(Reason::as_str) {
+        let refused = status.refusals.values();
+        let count = refused.filter(|refused| refused.reason == reason).count();
+        let label = ReasonLabel {
+            reason: reason.to_owned(),
+        };
+        family
+            .get_or_create(&label)
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-    registry.register("obstacle", "What stands in the way of pod traffic", family);
+    registry.register("refused_nodes", "Nodes that are refused, by reason", family);
 }
 
 fn register_control(registry: &mut Registry, status: &Status) {
@@ -172,9 +179,9 @@ fn register_control(registry: &mut Registry, status: &Status) {
             number(status.registry.synchronised),
         ),
         (
-            "refused_nodes",
-            "Nodes whose claim is refused",
-            count(status.refusals.len()),
+            "problems",
+            "What is wrong with this node: podwire-agent status tells",
+            count(status.problems.len()),
         ),
         (
             "unroutable_peers",

@@ -2,7 +2,7 @@
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::control::status::{DeviceStatus, DropRow, PeerRow, RegistryStatus, Status};
+use crate::control::status::{DeviceStatus, DropRow, PeerRow, Refused, RegistryStatus, Status};
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -99,21 +99,12 @@ pub(crate) fn status(status: &Status) -> String {
         let with = status.plaintext.join(", ");
         lines.push(format!("PLAINTEXT   with {with} (declared)"));
     }
-    let notes = [
-        ("refused", &status.refusals),
-        ("unroutable", &status.unroutable),
-    ];
-    for (heading, reasons) in notes {
-        lines.extend(
-            reasons
-                .iter()
-                .map(|(node, why)| format!("{heading:<11} {node}: {why}")),
-        );
-    }
-    let unnamed = status.obstacles_total - status.obstacles.len();
-    let unnamed = (unnamed > 0).then(|| format!("and {unnamed} more"));
-    let obstacles = status.obstacles.iter().cloned().chain(unnamed);
-    lines.extend(obstacles.map(|what| format!("in the way  {what}")));
+    lines.extend(status.refusals.iter().map(|(node, refused)| {
+        let Refused { reason, message } = refused;
+        format!("refused     {node}: {message} ({reason})")
+    }));
+    let unroutable = status.unroutable.iter();
+    lines.extend(unroutable.map(|(node, why)| format!("unroutable  {node}: {why}")));
     lines.extend(
         status
             .problems

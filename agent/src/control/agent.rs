@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use podwire_core::annotations;
+use podwire_core::generation::WentBack;
 use podwire_core::key::PublicKey;
 use podwire_core::mesh::{DesiredMesh, Incumbents, OwnNode, Pair};
 use podwire_core::node::{Node, NodeName};
@@ -25,12 +26,13 @@ use crate::config::Config;
 use crate::control::boot;
 use crate::control::contradictions;
 use crate::control::data_plane::DataPlane;
+use crate::control::generations;
 use crate::control::incumbents;
 use crate::control::mode::{self, ModeDecision, ModeInputs};
 use crate::control::obstacles::Obstacles;
 use crate::control::problems::Problems;
 use crate::control::status::ReconcileStatus;
-use crate::netlink::{Netlink, Watch};
+use crate::netlink::{self, Netlink, Watch};
 use crate::state::State;
 use crate::transport::TunDevice;
 
@@ -63,7 +65,7 @@ pub(crate) struct Agent {
     pub(super) config: Config,
     pub(super) state: State,
     pub(super) netlink: Netlink,
-    watch: Watch,
+    pub(super) watch: Watch,
     /// When the kernel is observed after the last notification.
     kernel_due: Option<Instant>,
     pub(super) healing: Healing,
@@ -75,6 +77,8 @@ pub(crate) struct Agent {
     pub(super) tidying: Option<JoinHandle<()>>,
     /// What the registry told last; the snapshot's nodes until it has told anything.
     pub(super) nodes: Arc<Nodes>,
+    /// Records that do not count, because a newer one was seen.
+    pub(super) went_back: BTreeMap<NodeName, WentBack>,
     /// The own Node as it was last known: an own manifest that is missing or malformed for a moment
     /// must not cut the local pods off.
     own_known: Option<Arc<Node>>,
@@ -88,6 +92,8 @@ pub(crate) struct Agent {
     pub(super) progress: ReconcileStatus,
     pub(super) problems: Problems,
     pub(super) registry_writes: u64,
+    /// Whether the guard table is in force, as of the last pass.
+    pub(super) guarded: bool,
     snapshot_kept: Option<Instant>,
     /// When the last pass began.
     pub(super) passed: Instant,
@@ -101,13 +107,23 @@ pub(crate) struct Agent {
 impl Agent {
     /// Opens everything, installs the guards from what the disk knows, and brings up what the last
     /// known mesh needs. The registry is followed from here on.
+    ///
+    /// # Errors
+    /// What only an operator can mend: flags that contradict this machine, a state folder that
+    /// cannot be used, `--mode encrypted` without a TUN device. Whatever else stands in the way
+    /// (a port, a name, nftables) is shown and tried again, and the node stays closed meanwhile.
     pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
         let policy = &config.policy;
         for address in contradictions::underlay_sources() {
             contradictions::check_address(address, &policy.cluster_cidrs)?;
         }
         let mut netlink = Netlink::open(&config.device)?;
-        boot::close(&mut netlink, &config.node_name, policy, &config.device).await?;
+        let closed = boot::close(&mut netlink, &config.node_name, policy, &config.device).await;
+        let guarded = closed.is_ok();
+        if let Err(error) = closed {
+            let error = anyhow::Error::new(error);
+            warn!("cannot install the guards of the start: {error:#}");
+        }
         let state = State::open(&config.state_dir, config.lanes, SystemTime::now())?;
         let watch = Watch::open()?;
         let (directory, watcher) = Directory::open(&config.directory)?;
@@ -121,6 +137,7 @@ impl Agent {
                 nodes: snapshot.nodes,
                 ..Nodes::default()
             }),
+            went_back: BTreeMap::new(),
             incumbents: snapshot.incumbents,
             config,
             state,
@@ -141,6 +158,7 @@ impl Agent {
             progress: ReconcileStatus::default(),
             problems: Problems::default(),
             registry_writes: 0,
+            guarded,
             snapshot_kept: None,
             passed: Instant::now(),
             converged: false,
@@ -198,7 +216,10 @@ impl Agent {
                 ..(*told).clone()
             })
         } else {
-            told
+            let (held, went_back) =
+                generations::hold_newer(&self.nodes, told, &self.config.node_name);
+            self.went_back = went_back;
+            held
         };
         if self.nodes.is_synchronised() {
             // Before the pass, so that what a deleted Node held is free for another one at once.
@@ -256,6 +277,7 @@ impl Agent {
         let decision = mode::decide(ModeInputs {
             asked: self.config.mode,
             tun_usable: probed.is_ok(),
+            has_net_admin: netlink::has_net_admin(),
             was_encrypted_by_disk: self.state.ever_encrypted(),
             was_encrypted_by_record: self.was_encrypted_by_record(),
         });
@@ -265,8 +287,8 @@ impl Agent {
         }
         let problem = match (&probed, decision) {
             (Err(error), ModeDecision::Closed) => Some(format!(
-                "closed: this node was encrypted and its TUN device cannot be used ({error}); \
-                 --mode host-network asks for plaintext"
+                "closed: this node was encrypted, or may change nothing in the kernel, and its TUN \
+                 device cannot be used ({error}); --mode host-network asks for plaintext"
             )),
             (Err(error), ModeDecision::Undecided) => Some(format!(
                 "the TUN device cannot be used ({error}); waiting for the registry to tell \
@@ -279,7 +301,10 @@ impl Agent {
             if let (ModeArg::Auto, Err(error), ModeDecision::Declared(_)) =
                 (self.config.mode, &probed, decision)
             {
-                warn!(%error, "no usable TUN device: this node is in host-network mode, in plaintext");
+                let text =
+                    format!("in host-network mode, in plaintext, for want of a device: {error}");
+                warn!("{text}");
+                self.problems.fallback = Some(text);
             }
         }
         self.problems.device.put(problem);

@@ -15,6 +15,9 @@ use crate::netlink::{self, Netlink};
 /// Closes the cluster's pod CIDRs on a node where no guard of ours is, knowing nothing but the
 /// flags: a start that fails later, for a damaged key or a full disk, leaves the node closed. A
 /// guard that is there knows more and stays.
+///
+/// # Errors
+/// The first one. Each of the two guards is installed also where the other one cannot be.
 pub(super) async fn close(
     netlink: &mut Netlink,
     name: &NodeName,
@@ -39,11 +42,14 @@ pub(super) async fn close(
         usable: false,
     };
     let closed = desired_kernel(&mesh, &Underlay::new(), options).kernel;
+    let mut failed = None;
     for change in plan(&observed, &closed)
         .iter()
         .filter(|change| is_guard(change))
     {
-        netlink.apply(change).await?;
+        if let Err(error) = netlink.apply(change).await {
+            failed.get_or_insert(error);
+        }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }

@@ -54,7 +54,6 @@ pub(crate) fn with_confirmed(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use podwire_core::mesh::{HostNetworkPeers, OwnNode, Policy, desired_mesh};

@@ -12,6 +12,9 @@ pub(crate) struct ModeInputs {
     pub(crate) asked: ModeArg,
     /// Whether a TUN device can be used here.
     pub(crate) tun_usable: bool,
+    /// Whether this process has the capability NET_ADMIN: without it there are no plain routes
+    /// either.
+    pub(crate) has_net_admin: bool,
     /// Whether the disk says that this node ever was encrypted.
     pub(crate) was_encrypted_by_disk: bool,
     /// Whether the own published record says so; `None` while the registry has not answered.
@@ -60,7 +63,9 @@ pub(crate) fn decide(inputs: ModeInputs) -> ModeDecision {
             ModeDecision::Declared(Mode::Encrypted)
         }
         ModeArg::Encrypted => ModeDecision::Refused,
-        ModeArg::Auto if inputs.was_encrypted_by_disk => ModeDecision::Closed,
+        ModeArg::Auto if inputs.was_encrypted_by_disk || !inputs.has_net_admin => {
+            ModeDecision::Closed
+        }
         ModeArg::Auto => match inputs.was_encrypted_by_record {
             None => ModeDecision::Undecided,
             Some(true) => ModeDecision::Closed,
@@ -76,6 +81,7 @@ mod tests {
     const INPUTS: ModeInputs = ModeInputs {
         asked: ModeArg::Auto,
         tun_usable: false,
+        has_net_admin: true,
         was_encrypted_by_disk: false,
         was_encrypted_by_record: Some(false),
     };
@@ -115,10 +121,20 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_may_change_nothing_in_the_kernel_declares_nothing() {
+        let inputs = ModeInputs {
+            has_net_admin: false,
+            ..INPUTS
+        };
+        assert_eq!(decide(inputs), ModeDecision::Closed);
+    }
+
+    #[test]
     fn an_operator_may_ask_a_node_that_was_encrypted_for_host_network_mode() {
         let inputs = ModeInputs {
             asked: ModeArg::HostNetwork,
             tun_usable: true,
+            has_net_admin: true,
             was_encrypted_by_disk: true,
             was_encrypted_by_record: Some(true),
         };

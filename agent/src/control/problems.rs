@@ -38,12 +38,16 @@ pub(super) struct Problems {
     pub(super) configuration: Problem,
     /// The TUN device cannot be used.
     pub(super) device: Problem,
+    /// The kernel forwards no packets.
+    pub(super) forwarding: Problem,
     /// The own record cannot be published.
     pub(super) publish: Problem,
     /// Kernel or data plane cannot be brought to the desired state.
     pub(super) reconcile: Problem,
     /// The state folder cannot be written.
     pub(super) state: Problem,
+    /// This node is in host-network mode for want of a TUN device: it works, and should not.
+    pub(super) fallback: Option<String>,
 }
 
 impl Problems {
@@ -51,6 +55,7 @@ impl Problems {
     pub(super) const fn any(&self) -> bool {
         self.configuration.is_some()
             || self.device.is_some()
+            || self.forwarding.is_some()
             || self.publish.is_some()
             || self.reconcile.is_some()
     }
@@ -60,12 +65,14 @@ impl Problems {
         [
             &self.configuration,
             &self.device,
+            &self.forwarding,
             &self.publish,
             &self.reconcile,
             &self.state,
         ]
         .into_iter()
         .filter_map(|problem| problem.0.clone())
+        .chain(self.fallback.clone())
         .collect()
     }
 }

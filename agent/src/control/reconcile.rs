@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use super::agent::{Agent, Cause};
 use super::contradictions::{self, Contradiction};
 use super::data_plane::{DataPlane, DataPlaneInputs};
+use super::forwarding;
 use super::mode::ModeDecision;
 use super::own_record::{OwnRecordInputs, own_record};
 use super::underlay_addresses::underlay_addresses;
@@ -28,7 +29,10 @@ const TRANSMIT_QUEUE_LENGTH: u32 = 2000;
 
 impl Agent {
     /// Brings kernel, data plane and record to what the registry says. What fails is shown and
-    /// tried again; only a failure of the first start ends the process.
+    /// tried again.
+    ///
+    /// # Errors
+    /// `--mode encrypted` without a TUN device.
     pub(crate) async fn reconcile(&mut self, cause: Cause) -> anyhow::Result<()> {
         let started = Instant::now();
         self.progress.runs += 1;
@@ -44,10 +48,7 @@ impl Agent {
             ok = done.is_ok(),
             "reconciled"
         );
-        match done {
-            Err(error) if cause == Cause::Start => return Err(error),
-            done => self.tried(done),
-        }
+        self.tried(done);
         self.publish().await;
         let declared = matches!(self.mode, ModeDecision::Declared(_));
         self.converged = self.nodes.is_synchronised()
@@ -88,18 +89,21 @@ impl Agent {
             &self.config.policy,
         ));
         self.tell_differences(&mesh);
-        self.in_use = self.endpoints_in_use();
-        let mut underlay = self.netlink.underlay(underlay_addresses(&mesh)).await?;
-        for (address, path) in &mut underlay {
-            path.in_use = self.in_use.contains(address);
-        }
+        self.problems
+            .forwarding
+            .put(forwarding::problem(&own.pod_cidrs));
+        let underlay = self.netlink.underlay(underlay_addresses(&mesh)).await?;
+        let observed = self.netlink.observe().await?;
+        let obstacle = self.netlink.obstacle();
+        self.watch.complete();
+        let encrypted = self.mode == ModeDecision::Declared(Mode::Encrypted);
         let desired = desired_kernel(
             &mesh,
             &underlay,
             DeviceOptions {
                 name: &self.config.device,
                 transmit_queue_length: TRANSMIT_QUEUE_LENGTH,
-                usable: self.mode == ModeDecision::Declared(Mode::Encrypted),
+                usable: encrypted && obstacle.is_none(),
             },
         );
         self.mesh = Some(Arc::clone(&mesh));
@@ -107,9 +111,11 @@ impl Agent {
         self.shown
             .unroutable
             .store(Arc::new(desired.unroutable.clone()));
-        let done = self.bring_about(&mesh, &underlay, &desired).await;
-        self.look_for_obstacles(&desired.kernel).await;
-        done
+        self.bring_about(&mesh, &underlay, &observed, &desired)
+            .await?;
+        obstacle
+            .filter(|_| encrypted)
+            .map_or(Ok(()), |obstacle| Err(obstacle.into()))
     }
 
     /// Guards first, then the data plane with its peers, then what leads packets into it.
@@ -117,62 +123,44 @@ impl Agent {
         &mut self,
         mesh: &DesiredMesh,
         underlay: &Underlay,
+        observed: &Kernel,
         desired: &DesiredKernel,
     ) -> anyhow::Result<()> {
-        let mut kernel = self.netlink.observe().await?;
-        let damage = self.healing.damage(&kernel, &desired.kernel);
-        let mut changes = plan(&kernel, &desired.kernel);
+        let changes = plan(observed, &desired.kernel);
         // Routes of a predecessor stay until it is known what they should be.
         let blind = mesh.own.pod_cidrs.is_empty();
         // So does a table of a predecessor, which knows the local pods.
-        let is_kept = blind && kernel.guard != Guard::Missing;
-        changes.retain(|change| {
-            !(blind && !is_guard(change) || is_kept && matches!(change, Change::InstallGuard(_)))
-        });
-        let done = self
-            .carry_out(&changes, &mut kernel, blind, mesh, underlay)
-            .await;
-        self.healing
-            .passed(kernel, &damage, done.is_ok(), Instant::now());
-        if let Some(data_plane) = &mut self.data_plane {
-            data_plane.settle();
-        }
-        if done.is_ok() {
-            self.shown.kernel.store(Arc::new(desired.kernel.clone()));
-        }
-        done
-    }
-
-    /// Carries changes out, the data plane between those that close and the others. `kernel` is
-    /// then what they have made of it.
-    async fn carry_out(
-        &mut self,
-        changes: &[Change],
-        kernel: &mut Kernel,
-        blind: bool,
-        mesh: &DesiredMesh,
-        underlay: &Underlay,
-    ) -> anyhow::Result<()> {
-        let mut prepared = blind;
-        let mut failed = None;
-        for change in changes {
-            if !is_guard(change) && !prepared {
+        let is_kept = blind && observed.guard != Guard::Missing;
+        // Without a device to be had, there is no data plane to be started.
+        let mut prepared = blind || desired.kernel.device.is_none();
+        let (mut failed, mut is_open) = (None, false);
+        self.guarded = observed.guard != Guard::Missing;
+        for change in &changes {
+            let is_table = matches!(change, Change::InstallGuard(_));
+            if is_table && is_kept || blind && !is_guard(change) {
+                continue;
+            }
+            if is_open && !is_guard(change) {
+                break;
+            }
+            if needs_data_plane(change) && !prepared {
                 self.prepare_data_plane(mesh, underlay)?;
                 prepared = true;
             }
-            match (self.apply(change).await, change) {
-                (Ok(()), _) => {
-                    let before = std::mem::take(kernel);
-                    *kernel = podwire_core::plan::apply(before, std::slice::from_ref(change));
-                }
-                // One peer's route does not keep the others from theirs.
-                (Err(error), Change::SetRoute(..) | Change::RemoveRoute(..)) => {
-                    failed.get_or_insert(error);
-                }
-                (Err(error), _) => return Err(error),
+            let done = self.apply(change).await;
+            if is_table {
+                // One guard is installed also where the other one cannot be; nothing else is.
+                is_open = done.is_err();
+                self.guarded |= done.is_ok();
+            }
+            match (done, change) {
+                (Err(error), Change::CreateDevice | Change::SetDevice(_)) => return Err(error),
+                // One peer's route, or an address of one family, keeps no other from its own.
+                (Err(error), _) => drop(failed.get_or_insert(error)),
+                (Ok(()), _) => {}
             }
         }
-        if !prepared {
+        if !prepared && !is_open {
             self.prepare_data_plane(mesh, underlay)?;
         }
         failed.map_or(Ok(()), Err)
@@ -201,6 +189,9 @@ impl Agent {
         }
         let is_new = self.data_plane.is_none();
         if is_new {
+            if let Some(in_use) = self.netlink.device_in_use() {
+                return Err(in_use.into());
+            }
             // From here on a failure never makes this node plaintext.
             self.state.keep_ever_encrypted()?;
             let started = DataPlane::start(DataPlaneInputs {
@@ -243,6 +234,7 @@ impl Agent {
         };
         let encrypted = mode == Mode::Encrypted;
         let unfit = self.problems.configuration.is_some()
+            || !self.guarded
             || (encrypted && self.data_plane.is_none())
             || !self.nodes.is_synchronised();
         if unfit {
@@ -290,7 +282,7 @@ impl Agent {
         Ok(())
     }
 
-    /// One line a peer that came, went or changed its pair, and a node that is refused.
+    /// One line a peer that came, went or changed its pair.
     fn tell_differences(&self, mesh: &DesiredMesh) {
         let empty = BTreeMap::new();
         let before = self.mesh.as_ref().map_or(&empty, |mesh| &mesh.peers);
@@ -306,12 +298,6 @@ impl Agent {
         for name in before.keys().filter(|name| !mesh.peers.contains_key(*name)) {
             info!(peer = %name, "no peer any more");
         }
-        let refused = |name: &NodeName| self.mesh.as_ref().and_then(|mesh| mesh.refusals.get(name));
-        for (name, refusal) in &mesh.refusals {
-            if refused(name) != Some(refusal) {
-                info!(node = %name, %refusal, "not a peer");
-            }
-        }
     }
 }
 
@@ -321,6 +307,11 @@ pub(super) const fn is_guard(change: &Change) -> bool {
         change,
         Change::InstallGuard(_) | Change::SetRoute(_, RouteAction::Unreachable)
     )
+}
+
+/// Whether a change leads packets into the data plane, or takes its device.
+const fn needs_data_plane(change: &Change) -> bool {
+    !is_guard(change) && !matches!(change, Change::RemoveRoute(..))
 }
 
 fn own_annotations(annotations: &BTreeMap<String, String>) -> Vec<(&String, &String)> {

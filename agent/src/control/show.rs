@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use podwire_core::kernel::Guard;
 use podwire_core::mesh::Pair;
 use podwire_registry::nodes::Synchronisation;
 
 use super::agent::Agent;
 use super::mode::ModeDecision;
+use super::refusals::{refusals, tell};
 use super::status::{API_VERSION, DeviceStatus, PeerCounts, RegistryStatus, Status};
 
 /// Obstacles that are named: each is a series of a metric too.
@@ -18,6 +18,8 @@ impl Agent {
     /// Replaces the shown status.
     pub(super) fn show(&self) {
         let encrypted = self.data_plane.is_some();
+        let refusals = refusals(&self.nodes, &self.went_back, self.mesh.as_deref());
+        tell(&self.shown.status.load().refusals, &refusals);
         let mut problems = self.problems.list();
         if !self.nodes.is_synchronised()
             && self.mesh.as_ref().is_none_or(|mesh| mesh.peers.is_empty())
@@ -40,7 +42,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.config.node_name.to_string(),
             mode: self.mode.as_str().to_owned(),
-            ready: self.ready,
+            ready: self.ready && !self.problems.forwarding.is_some(),
             problems,
             public_key: self
                 .state
@@ -59,7 +61,7 @@ impl Agent {
             device: self.device_status(),
             registry: self.registry_status(),
             peers: self.peer_counts(),
-            refusals: self.refusals(),
+            refusals,
             unroutable: self
                 .shown
                 .unroutable
@@ -83,12 +85,7 @@ impl Agent {
             mtu: kernel.device.as_ref().map_or(0, |device| device.mtu),
             addresses: kernel.addresses.iter().map(ToString::to_string).collect(),
             routes: kernel.routes.len(),
-            guard: match &kernel.guard {
-                Guard::Installed(_) => "installed",
-                Guard::Altered => "altered",
-                Guard::Missing => "missing",
-            }
-            .to_owned(),
+            guard: if self.guarded { "installed" } else { "missing" }.to_owned(),
         }
     }
 
@@ -117,20 +114,6 @@ impl Agent {
         }
         counts.up = self.shown.peers_up.load(Ordering::Relaxed);
         counts
-    }
-
-    fn refusals(&self) -> std::collections::BTreeMap<String, String> {
-        let claims = self.mesh.iter().flat_map(|mesh| &mesh.refusals);
-        let mut refusals: std::collections::BTreeMap<String, String> = claims
-            .map(|(name, refusal)| (name.to_string(), refusal.to_string()))
-            .collect();
-        for (name, rejection) in &self.nodes.rejected {
-            refusals.insert(name.to_string(), rejection.to_string());
-        }
-        for name in &self.nodes.misnamed {
-            refusals.insert(name.clone(), "no Node can have this name".to_owned());
-        }
-        refusals
     }
 
     fn plaintext(&self) -> Vec<String> {

@@ -30,8 +30,8 @@ pub(crate) struct Status {
     pub(crate) device: DeviceStatus,
     pub(crate) registry: RegistryStatus,
     pub(crate) peers: PeerCounts,
-    /// Nodes that are no peers, and why.
-    pub(crate) refusals: BTreeMap<String, String>,
+    /// Nodes that are no peers, or of which a part does not count, and why.
+    pub(crate) refusals: BTreeMap<String, Refused>,
     /// Peers whose packets have no way to go, and why.
     pub(crate) unroutable: BTreeMap<String, String>,
     /// Peers with which traffic is declared plaintext.
@@ -41,6 +41,14 @@ pub(crate) struct Status {
     /// How many there are.
     pub(crate) obstacles_total: usize,
     pub(crate) reconcile: ReconcileStatus,
+}
+
+/// Why a node is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Refused {
+    /// A word: see [`super::refusals::Reason`].
+    pub(crate) reason: String,
+    pub(crate) message: String,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -137,7 +137,8 @@ impl Watcher {
         self.suspects = Suspects::All;
     }
 
-    /// Tells the receivers what changed, and people what they may have to mend.
+    /// Tells the receivers what changed, and people whether the folder is there. Which files do not
+    /// count is part of what the receivers are told, who tell people in their own way.
     fn publish(&self) {
         let next = self.contents.nodes();
         let before = Arc::clone(&self.sender.borrow());
@@ -154,14 +155,6 @@ impl Watcher {
                 info!(%folder, nodes = next.nodes.len(), "registry read as a whole");
             }
             Synchronisation::Starting => {}
-        }
-        for (node, rejection) in &next.rejected {
-            if before.rejected.get(node) != Some(rejection) {
-                warn!(%node, "{rejection}");
-            }
-        }
-        for name in next.misnamed.difference(&before.misnamed) {
-            warn!(%folder, ?name, "file ignored: its name is no node's");
         }
         self.sender.send_replace(Arc::clone(next));
     }
