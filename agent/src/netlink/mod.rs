@@ -22,7 +22,7 @@ mod watch;
 
 use std::net::IpAddr;
 
-use podwire_core::kernel::{Change, Device, Guard, Kernel, Underlay};
+use podwire_core::kernel::{Change, Device, Guard, Kernel, RouteAction, Underlay};
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
@@ -234,7 +234,9 @@ impl Netlink {
                     .map_err(|source| self.address_error(*address, source))
             }
             Change::SetRoute(key, action) => {
-                if self.device_index.is_none() {
+                // The guards need none, whatever has the device's name.
+                let needs_device = matches!(action, RouteAction::Device { .. });
+                if needs_device && self.device_index.is_none() {
                     self.device().await?;
                 }
                 let done = self
