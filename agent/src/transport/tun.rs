@@ -24,12 +24,21 @@ const PROBE_NAME: &str = "podwire-tun%d";
 /// Why a TUN device cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TunError {
-    /// No device file, or no driver behind it.
+    /// No device file.
     #[error(
         "{DEVICE_FILE} is missing: load the driver with `modprobe tun`; in a pod, mount it from the \
          host (hostPath {DEVICE_FILE}, type CharDevice)"
     )]
     Missing(#[source] Errno),
+    /// A device file, and no driver behind it.
+    #[error("{DEVICE_FILE} has no driver behind it: load it on the host with `modprobe tun`")]
+    NoDriver(#[source] Errno),
+    /// Some other file.
+    #[error(
+        "{DEVICE_FILE} is not the TUN driver's device file: remove it and let `modprobe tun` make it; \
+         in a pod, mount it from the host (hostPath {DEVICE_FILE}, type CharDevice)"
+    )]
+    NotADevice(#[source] Errno),
     /// The file's permissions.
     #[error("{DEVICE_FILE} may not be opened by this user: run as root, or `chmod 0666` it")]
     Permission(#[source] Errno),
@@ -180,7 +189,9 @@ fn is_present(name: &str) -> bool {
 
 fn open_error(name: &str, source: Errno) -> TunError {
     match source {
-        Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::NOTDIR => TunError::Missing(source),
+        Errno::NOENT | Errno::NOTDIR => TunError::Missing(source),
+        Errno::NODEV | Errno::NXIO => TunError::NoDriver(source),
+        Errno::ISDIR => TunError::NotADevice(source),
         Errno::ACCESS => TunError::Permission(source),
         Errno::PERM => TunError::DeviceCgroup(source),
         _ => TunError::Kernel {
@@ -196,6 +207,7 @@ fn attach_error(name: &str, present: bool, source: Errno) -> TunError {
     match source {
         Errno::PERM => TunError::Capability { name, source },
         Errno::TOOBIG => TunError::Queues { name, source },
+        Errno::NOTTY => TunError::NotADevice(source),
         // INVAL: another kind of device, or other flags; BUSY: a single queue that is in use.
         Errno::INVAL | Errno::BUSY | Errno::EXIST if present => {
             TunError::NameTaken { name, source }

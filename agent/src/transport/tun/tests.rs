@@ -92,7 +92,8 @@ fn the_missing_capability_is_told_apart() {
 fn what_keeps_the_device_file_closed_is_told_apart() {
     let error = |errno| open_error(NAME, errno);
     assert!(matches!(error(Errno::NOENT), TunError::Missing(_)));
-    assert!(matches!(error(Errno::NODEV), TunError::Missing(_)));
+    assert!(matches!(error(Errno::NODEV), TunError::NoDriver(_)));
+    assert!(matches!(error(Errno::NXIO), TunError::NoDriver(_)));
     assert!(matches!(error(Errno::ACCESS), TunError::Permission(_)));
     // The device cgroup answers EPERM, file permissions EACCES.
     assert!(matches!(error(Errno::PERM), TunError::DeviceCgroup(_)));
