@@ -202,9 +202,15 @@ fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 
+fn special() -> impl Iterator<Item = (IpNet, &'static str)> {
+    let parsed = |text: &str| text.parse().expect("each of the table is a prefix");
+    SPECIAL
+        .iter()
+        .map(move |(text, what)| (parsed(text), *what))
+}
+
 fn check_special(cidr: IpNet) -> Result<(), ConfigError> {
-    for (special, what) in SPECIAL {
-        let special = special.parse().expect("a prefix of the table above");
+    for (special, what) in special() {
         if overlap(&special, &cidr) {
             return Err(ConfigError::Special {
                 cidr,

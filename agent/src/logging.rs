@@ -43,11 +43,15 @@ fn env_filter(filter: &str) -> Result<EnvFilter, InvalidFilter> {
             item: item.to_owned(),
         })?);
     }
-    directives.push(ENGINE_SILENCED.parse().expect("a directive"));
+    directives.push(engine_silenced());
     let nothing = EnvFilter::default().add_directive(LevelFilter::OFF.into());
     Ok(directives
         .into_iter()
         .fold(nothing, EnvFilter::add_directive))
+}
+
+fn engine_silenced() -> Directive {
+    ENGINE_SILENCED.parse().expect("it is a directive")
 }
 
 fn is_directive(item: &str) -> bool {
@@ -94,7 +98,7 @@ mod tests {
             "[span]=info",
             "a=b=c",
         ] {
-            let error = env_filter(filter).err().expect("refused");
+            let error = env_filter(filter).expect_err("refused");
             assert!(
                 error.to_string().contains("debug, trace"),
                 "{filter}: {error}"

@@ -3,9 +3,9 @@
 //! Each claim is first checked by itself. Those that pass are then decided in a fixed order, each
 //! against what was accepted before it and what handshakes have confirmed for others: this node,
 //! then the incumbents, then by age. So a refused claim never displaces another, whatever else it
-//! conflicts with, and the result depends on no input order. A Node without a record claims nothing: its `spec.podCIDRs` take nothing from
-//! anybody. Node addresses take nothing either, as a node reports its own: one that lies where pods
-//! are refuses the node that names it.
+//! conflicts with, and the result depends on no input order. A Node without a record claims
+//! nothing: its `spec.podCIDRs` take nothing from anybody. Node addresses take nothing either, as a
+//! node reports its own: one that lies where pods are refuses the node that names it.
 
 mod cidrs;
 mod confirmed;

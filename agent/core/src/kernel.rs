@@ -108,8 +108,8 @@ pub enum Guard {
 /// The contents of the nftables table `inet podwire` (DESIGN.md section 7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardTable {
-    /// Name of the TUN device, by which pod traffic may cross nodes; `None` where no device is to be
-    /// used: one of that name would be somebody else's.
+    /// Name of the TUN device, by which pod traffic may cross nodes; `None` where no device is to
+    /// be used: one of that name would be somebody else's.
     pub device: Option<String>,
     /// The cluster's pod CIDRs: no packet to or from them crosses nodes outside the device.
     pub cluster_cidrs: BTreeSet<IpNet>,
