@@ -1,6 +1,8 @@
 //! What an agent says of itself, and what the kernel of its node says.
 
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -13,6 +15,9 @@ use crate::{Node, Testbed, until};
 
 /// A mesh of a few nodes follows a change within this; two busy processors are slow.
 pub const CONVERGENCE: Duration = Duration::from_secs(30);
+
+/// Where metrics are unless told otherwise.
+pub const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9587);
 
 /// `podwire-agent status -o json`, as far as tests look at it.
 #[derive(Debug, Clone, Deserialize)]
@@ -27,8 +32,8 @@ pub struct Status {
     pub public_key: Option<String>,
     /// How many peers it has.
     pub peers: PeerCounts,
-    /// Nodes that are no peers, each with the reason.
-    pub refusals: BTreeMap<String, String>,
+    /// Nodes that are no peers, or of which a part does not count, each with the reason.
+    pub refusals: BTreeMap<String, Refused>,
     /// Pairs in host-network mode that have no route, each with the reason.
     pub unroutable: BTreeMap<String, String>,
     /// Peers of declared plaintext pairs.
@@ -41,6 +46,15 @@ pub struct Status {
     pub registry: Registry,
     /// What its reconciles did.
     pub reconcile: Reconcile,
+}
+
+/// Why a node is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Refused {
+    /// One word of a small set.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
 }
 
 /// Peers by the mode of their pair.
@@ -123,23 +137,24 @@ pub fn peers(node: &Node) -> Result<Vec<Peer>> {
     serde_json::from_str(&text).with_context(|| format!("reading {text}"))
 }
 
-/// What `podwire-agent drops -o json` has counted so far, by reason.
+/// An HTTP/1.1 GET to the agent's metrics port: the status line and the rest.
 ///
 /// # Errors
-/// When the agent does not answer.
-pub fn drops(node: &Node) -> Result<BTreeMap<String, u64>> {
-    let text = node.agent_output(&["drops", "-o", "json"])?;
-    let rows: Vec<Value> =
-        serde_json::from_str(&text).with_context(|| format!("reading {text}"))?;
-    rows.iter()
-        .map(|row| {
-            let (reason, packets) = (row["reason"].as_str(), row["packets"].as_u64());
-            let row = reason
-                .zip(packets)
-                .with_context(|| format!("reading {text}"))?;
-            Ok((row.0.to_owned(), row.1))
-        })
-        .collect()
+/// When it does not answer.
+pub fn get(node: &Node, path: &str) -> Result<(String, String)> {
+    let mut stream = node
+        .namespace()
+        .run(|| TcpStream::connect(METRICS))
+        .with_context(|| format!("connecting to {METRICS} on {}", node.name()))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (line, rest) = text.split_once("\r\n").context("no status line")?;
+    Ok((line.to_owned(), rest.to_owned()))
 }
 
 /// The row of one peer.

@@ -144,6 +144,13 @@ pub fn require_tun() -> Result<(), SandboxError> {
     }
 }
 
+/// Whether the process is root outside of any user namespace of its own, once the sandbox was
+/// entered.
+#[must_use]
+pub fn is_real_root() -> bool {
+    privilege() == Some(Privilege::Inherited)
+}
+
 /// How the sandbox was entered; `None` before.
 pub(crate) fn privilege() -> Option<Privilege> {
     ENTERED.get().copied()

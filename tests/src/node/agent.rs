@@ -1,6 +1,6 @@
 //! The agent of a node: starting, asking and ending it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use super::Node;
 use super::clock::use_clock;
 use crate::address;
 use crate::agent_process::{self, AgentProcess};
-use crate::tun::hide_tun_device;
+use crate::confinement::{Confined, Confinement};
+use crate::tun::TunFile;
 use crate::until::until;
 
 /// A first start makes keys and a device and reads the registry; the machine may be busy.
@@ -24,9 +25,10 @@ pub(super) struct AgentState {
     environment: Vec<(String, String)>,
     /// Whether it sees a TUN device, once a test has said so.
     tun: Option<bool>,
-    /// What sets its wall clock, if that is not the machine's.
-    pub(super) clock: Option<PathBuf>,
+    confinement: Option<Confinement>,
     process: Option<AgentProcess>,
+    /// After the process, which must have ended when it goes.
+    confined: Option<Confined>,
     /// Logs of all runs, in order.
     logs: Vec<PathBuf>,
 }
@@ -57,6 +59,30 @@ impl Node {
     /// From its next start the agent sees `/dev/net/tun`, or not, whatever the topology said.
     pub fn set_tun(&self, visible: bool) {
         self.lock().agent.tun = Some(visible);
+    }
+
+    /// From its next start this is kept from the agent; with `None` nothing is.
+    pub fn confine_agent(&self, confinement: Option<Confinement>) {
+        self.lock().agent.confinement = confinement;
+    }
+
+    /// How what is kept from the running agent is kept from it, in words.
+    ///
+    /// # Errors
+    /// When nothing is.
+    pub fn means_of_confinement(&self) -> Result<&'static str> {
+        let state = self.lock();
+        let confined = state.agent.confined.as_ref();
+        Ok(confined.context("nothing is kept from the agent")?.means)
+    }
+
+    /// The program that is the node's agent.
+    ///
+    /// # Errors
+    /// When the topology names none.
+    pub fn agent_program(&self) -> Result<&Path> {
+        let program = self.topology.agent_program.as_deref();
+        program.context("the topology names no agent")
     }
 
     /// Starts the agent and returns at once.
@@ -98,8 +124,13 @@ impl Node {
             use_clock(&mut command, clock)?;
         }
         let has_tun = state.agent.tun;
-        if !has_tun.unwrap_or_else(|| self.topology.has_tun(self.number)) {
-            hide_tun_device(&mut command);
+        let has_tun = has_tun.unwrap_or_else(|| self.topology.has_tun(self.number));
+        let hidden = (!has_tun).then_some(Confinement::TunFile(TunFile::Missing));
+        let confinement = state.agent.confinement.or(hidden);
+        state.agent.process = None;
+        state.agent.confined = None;
+        if let Some(confinement) = confinement {
+            state.agent.confined = Some(confinement.apply(&mut command)?);
         }
         state.agent.logs.push(log.clone());
         state.agent.process = Some(AgentProcess::start(self.namespace(), command, log)?);
@@ -265,12 +296,7 @@ impl Node {
     }
 
     fn agent_command(&self) -> Result<Command> {
-        let program = self
-            .topology
-            .agent_program
-            .as_ref()
-            .context("the topology names no agent")?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(self.agent_program()?);
         for (name, _) in std::env::vars_os() {
             // The agent reads its flags from these too: the caller's own must not count.
             if name.to_string_lossy().starts_with("PODWIRE_") {

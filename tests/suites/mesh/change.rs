@@ -4,9 +4,8 @@ use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};
-use podwire_testbed::{IpVersion, Protocol, Testbed, Topology, matrix, until};
+use podwire_testbed::{Bystanders, IpVersion, Protocol, Testbed, Topology, matrix, until};
 
-use crate::bystanders::Bystanders;
 use podwire_testbed::agent_view::{CONVERGENCE, peer, routes, routes_to, status, wait_status};
 
 pub(crate) const TESTS: &[Test] = &[

@@ -4,7 +4,6 @@
 //! it did not declare (`podwire_testbed::suite`).
 
 mod bulk;
-mod bystanders;
 mod change;
 mod cleanup;
 mod host_network;

@@ -1,17 +1,14 @@
 //! What an agent tells, and what it never tells.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Node, Topology, matrix};
 
-use podwire_testbed::agent_view::{peers, status};
+use podwire_testbed::agent_view::{get, peers, status};
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -20,26 +17,6 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("a_private_key_is_shown_nowhere", private_key),
 ];
-
-/// Where metrics are unless told otherwise.
-const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9587);
-
-/// An HTTP/1.1 GET inside a node's namespace: the status line and the rest.
-fn get(node: &Node, path: &str) -> Result<(String, String)> {
-    let mut stream = node
-        .namespace()
-        .run(|| TcpStream::connect(METRICS))
-        .with_context(|| format!("connecting to {METRICS} on {}", node.name()))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let (line, rest) = text.split_once("\r\n").context("no status line")?;
-    Ok((line.to_owned(), rest.to_owned()))
-}
 
 /// The sum of a metric's samples, with all its labels.
 fn metric(text: &str, name: &str) -> Option<f64> {

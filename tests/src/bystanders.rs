@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::{IpVersion, Node, Testbed, UdpCounter, until};
 
-use podwire_testbed::agent_view::{CONVERGENCE, Peer, peer, routes_to, status};
+use crate::address::IpVersion;
+use crate::agent_view::{CONVERGENCE, Peer, peer, routes_to, status};
+use crate::counter::UdpCounter;
+use crate::node::Node;
+use crate::probe::Protocol;
+use crate::testbed::Testbed;
+use crate::until::until;
 
 /// Datagrams a second each way: any gap of a few milliseconds shows.
 const RATE: u32 = 200;
@@ -18,13 +23,15 @@ const WARM: u64 = 50;
 const KERNEL_CHANGES: u64 = 4;
 
 /// Traffic between the pods of nodes 1 and 2, and what both nodes think of each other.
-pub(crate) struct Bystanders<'a> {
+#[derive(Debug)]
+pub struct Bystanders<'a> {
     bed: &'a Testbed,
     counters: Vec<UdpCounter>,
     before: Vec<View>,
 }
 
 /// One node's view of the other.
+#[derive(Debug)]
 struct View {
     routes: Vec<String>,
     row: Peer,
@@ -46,14 +53,15 @@ impl View {
 
 impl<'a> Bystanders<'a> {
     /// Starts traffic and waits until it flows and no handshake is under way.
-    pub(crate) fn watch(bed: &'a Testbed) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When it does not flow.
+    pub fn watch(bed: &'a Testbed) -> Result<Self> {
         let (one, two) = (bed.pod(1, 1).host(), bed.pod(2, 1).host());
         // Sessions first: what waits for one is queued in a bounded queue.
         until(CONVERGENCE, "the bystanders' sessions", || {
             let target = two.address(IpVersion::V4)?;
-            Ok(bed
-                .probe(one, podwire_testbed::Protocol::Udp, target)
-                .ask()?)
+            Ok(bed.probe(one, Protocol::Udp, target).ask()?)
         })?;
         let counters = vec![
             bed.udp_counter(one, two, IpVersion::V4, RATE)?,
@@ -71,9 +79,31 @@ impl<'a> Bystanders<'a> {
         })
     }
 
+    /// Waits for a moment at which every datagram that was sent has arrived: one that was lost up
+    /// to now makes none come.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn lost_nothing(&self) -> Result<()> {
+        for counter in &self.counters {
+            until(CONVERGENCE, "all datagrams of the bystanders", || {
+                let count = counter.count();
+                ensure!(
+                    count.received == count.sent && count.refused == 0,
+                    "{count:?}"
+                );
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Ends the traffic: not one datagram was lost, the routes are the same, the peers' sessions
     /// and counters went on, and the agents changed at most `changes` peers of their tables.
-    pub(crate) fn untouched(self, changes: u64) -> Result<()> {
+    ///
+    /// # Errors
+    /// What was lost or changed.
+    pub fn untouched(self, changes: u64) -> Result<()> {
         for counter in &self.counters {
             counter.wait_for_more(WARM, Duration::from_secs(20))?;
         }
