@@ -48,7 +48,8 @@ impl Record {
         format!("00000000-0000-4000-9000-{:012}", self.number)
     }
 
-    /// 32 bytes that differ in each record and generation: any is a valid X25519 public key.
+    /// 32 bytes that differ in each record and generation. Any of them is an X25519 public key as
+    /// long as the high bit is not set, as in all that `wg pubkey` prints.
     fn public_key(&self) -> String {
         let mut state = (u64::from(self.number) << 32) + u64::from(self.key_generation);
         let mut bytes = Vec::new();
@@ -58,6 +59,9 @@ impl Record {
             let mut word = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             bytes.extend((word ^ (word >> 31)).to_le_bytes());
+        }
+        if let Some(last) = bytes.last_mut() {
+            *last &= 0x7f;
         }
         base64(&bytes)
     }
