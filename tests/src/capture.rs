@@ -263,7 +263,12 @@ impl Progress {
             self.marker_seen = self.marker_seen.max(number);
             return;
         }
-        self.tally.count(captured.bytes, captured.wire_bytes, whole);
+        let Captured {
+            bytes,
+            wire_bytes,
+            time,
+        } = *captured;
+        self.tally.count(bytes, wire_bytes, time, whole);
         if let Some(pcap) = &mut self.pcap
             && let Err(error) = pcap.write(captured.time, captured.bytes, captured.wire_bytes)
         {

@@ -73,6 +73,11 @@ impl Host {
         Ok(())
     }
 
+    /// Ends its echo servers: the host is down. It keeps its addresses for when it is up again.
+    pub(crate) fn stop_servers(&self) {
+        self.lock().server = None;
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, PoisonError, RwLock, mpsc};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, bail};
@@ -26,6 +26,12 @@ type SpawnRequest = (Command, mpsc::SyncSender<io::Result<Child>>);
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
+    kept: RwLock<Arc<Kept>>,
+}
+
+/// One namespace of the kernel, and the thread that keeps it.
+#[derive(Debug)]
+struct Kept {
     net: OwnedFd,
     requests: Option<mpsc::SyncSender<SpawnRequest>>,
     keeper: Option<JoinHandle<()>>,
@@ -38,23 +44,19 @@ impl Namespace {
     /// # Errors
     /// The kernel's, when the sandbox was not entered.
     pub fn new(name: &str) -> Result<Self> {
-        let (ready, made) = mpsc::sync_channel(1);
-        let (requests, receiver) = mpsc::sync_channel(1);
-        let keeper = thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(KEEPER_STACK_BYTES)
-            .spawn(move || keep(&ready, &receiver))
-            .context("starting a namespace's thread")?;
-        let net = made
-            .recv()
-            .context("a namespace's thread ended at its start")?
-            .with_context(|| format!("making the network namespace of {name}"))?;
         Ok(Self {
             name: name.to_owned(),
-            net,
-            requests: Some(requests),
-            keeper: Some(keeper),
+            kept: RwLock::new(Arc::new(Kept::new(name)?)),
         })
+    }
+
+    /// Puts another namespace, as empty as a new one, in the place of the one that there was, whose
+    /// children are killed. Sockets that were made in the old one stay there.
+    pub(crate) fn renew(&self) -> Result<()> {
+        let next = Arc::new(Kept::new(&self.name)?);
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        *kept = next;
+        Ok(())
     }
 
     /// What this namespace stands for.
@@ -69,7 +71,7 @@ impl Namespace {
         PathBuf::from(format!(
             "/proc/{}/fd/{}",
             std::process::id(),
-            self.net.as_raw_fd()
+            self.kept().net.as_raw_fd()
         ))
     }
 
@@ -96,10 +98,11 @@ impl Namespace {
     /// # Panics
     /// When `action` panics, or the kernel refuses the thread.
     pub fn run<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
+        let kept = self.kept();
         let outcome = thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    move_into_link_name_space(self.net.as_fd(), Some(LinkNameSpaceType::Network))
+                    move_into_link_name_space(kept.net.as_fd(), Some(LinkNameSpaceType::Network))
                         .expect("a namespace that this process made can be entered by it");
                     action()
                 })
@@ -117,7 +120,8 @@ impl Namespace {
         die_with_the_spawning_thread(&mut command);
         let program = command.get_program().to_os_string();
         let (reply, child) = mpsc::sync_channel(1);
-        self.requests
+        self.kept()
+            .requests
             .as_ref()
             .expect("the keeper lives as long as its namespace")
             .send((command, reply))
@@ -197,9 +201,34 @@ impl Namespace {
             Ok(())
         })
     }
+
+    fn kept(&self) -> Arc<Kept> {
+        Arc::clone(&self.kept.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
-impl Drop for Namespace {
+impl Kept {
+    fn new(name: &str) -> Result<Self> {
+        let (ready, made) = mpsc::sync_channel(1);
+        let (requests, receiver) = mpsc::sync_channel(1);
+        let keeper = thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(KEEPER_STACK_BYTES)
+            .spawn(move || keep(&ready, &receiver))
+            .context("starting a namespace's thread")?;
+        let net = made
+            .recv()
+            .context("a namespace's thread ended at its start")?
+            .with_context(|| format!("making the network namespace of {name}"))?;
+        Ok(Self {
+            net,
+            requests: Some(requests),
+            keeper: Some(keeper),
+        })
+    }
+}
+
+impl Drop for Kept {
     fn drop(&mut self) {
         self.requests = None;
         if let Some(keeper) = self.keeper.take() {

@@ -1,7 +1,7 @@
 //! A node: a namespace on the underlay with a bridge, pods behind it, and an agent's process.
 
 mod agent;
-mod clock;
+mod reboot;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -247,6 +247,18 @@ impl Node {
         addresses: &[IpAddr],
         cidrs: &[IpNet],
     ) -> Result<()> {
+        let mut lines = self.underlay_lines(underlay, addresses);
+        lines.extend(self.pod_lines(cidrs));
+        self.namespace().ip(&lines)?;
+        let (mtu, own_port) = (underlay.mtu(), port(self.number));
+        match &mut self.link {
+            Some(link) => link.start(underlay.namespace(), &own_port, mtu),
+            None => Ok(()),
+        }
+    }
+
+    /// The lines of ip(8) that make the node's own link.
+    fn underlay_lines(&self, underlay: &Underlay, addresses: &[IpAddr]) -> Vec<String> {
         let (mtu, own_port) = (underlay.mtu(), port(self.number));
         let (end, end_namespace) = match &self.link {
             Some(link) => (NODE_END, link.namespace().path()),
@@ -258,9 +270,7 @@ impl Node {
                 "link add eth0 mtu {mtu} type veth peer name {end} mtu {mtu} netns {}",
                 end_namespace.display()
             ),
-            "link add cni0 type bridge".to_owned(),
             "link set eth0 up".to_owned(),
-            "link set cni0 up".to_owned(),
         ];
         let lan = underlay.kind().lan_of(self.number);
         for own in addresses {
@@ -271,15 +281,20 @@ impl Node {
                 address::router(network)
             ));
         }
+        lines
+    }
+
+    /// The lines that make the bridge and the links of all pods.
+    fn pod_lines(&self, cidrs: &[IpNet]) -> Vec<String> {
+        let mut lines = vec![
+            "link add cni0 type bridge".to_owned(),
+            "link set cni0 up".to_owned(),
+        ];
         lines.extend(cidrs.iter().map(|cidr| bridge_line(*cidr)));
         for pod in &self.pods {
             lines.extend(pod.link_lines(self.topology.pod_mtu));
         }
-        self.namespace().ip(&lines)?;
-        match &mut self.link {
-            Some(link) => link.start(underlay.namespace(), &own_port, mtu),
-            None => Ok(()),
-        }
+        lines
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

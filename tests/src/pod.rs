@@ -34,17 +34,25 @@ impl fmt::Display for PodId {
 pub struct Pod {
     id: PodId,
     host: Host,
+    family: Family,
 }
 
 impl Pod {
     /// Makes the namespace; its node then makes the link into it.
     pub(crate) fn new(id: PodId, family: Family, servers: &EchoServers) -> Result<Self> {
         let namespace = Arc::new(Namespace::new(&id.to_string())?);
-        prepare(&namespace, family)?;
-        Ok(Self {
+        let pod = Self {
             id,
             host: Host::new(namespace, servers),
-        })
+            family,
+        };
+        pod.prepare()?;
+        Ok(pod)
+    }
+
+    /// Readies its namespace for its link.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        prepare(self.host.namespace(), self.family)
     }
 
     /// Which pod it is.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd as _;
+use std::ptr;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
@@ -11,6 +13,7 @@ use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 
 use crate::cookie::{self, Cookie};
 use crate::echo::{self, ECHO_PORT, HEADER_BYTES, NUMBER_BYTES, Witness};
+use crate::interface::length_of;
 use crate::namespace::Namespace;
 use crate::until::until;
 
@@ -61,6 +64,7 @@ pub struct Probe<'a> {
     source: Option<IpAddr>,
     bytes: usize,
     dont_fragment: bool,
+    hears_errors: bool,
     timeout: Duration,
 }
 
@@ -129,6 +133,7 @@ impl<'a> Probe<'a> {
             source: None,
             bytes: DEFAULT_BYTES,
             dont_fragment: false,
+            hears_errors: false,
             timeout: DEFAULT_TIMEOUT,
         }
     }
@@ -152,6 +157,14 @@ impl<'a> Probe<'a> {
     #[must_use]
     pub fn dont_fragment(mut self) -> Self {
         self.dont_fragment = true;
+        self
+    }
+
+    /// Hears of every ICMP error (`IP_RECVERR`). Else the kernel keeps some from UDP sockets, such as
+    /// "host unreachable" over IPv4, which a TCP connection is told.
+    #[must_use]
+    pub fn hear_errors(mut self) -> Self {
+        self.hears_errors = true;
         self
     }
 
@@ -227,6 +240,9 @@ impl<'a> Probe<'a> {
         if self.protocol != Protocol::Tcp {
             if self.dont_fragment {
                 forbid_fragmentation(&socket, self.target.is_ipv4())?;
+            }
+            if self.hears_errors {
+                ask_for_errors(&socket, self.target.is_ipv4())?;
             }
             // Twice the longest datagram, so that it goes out in one piece.
             socket.set_send_buffer_size(1 << 18)?;
@@ -324,6 +340,31 @@ fn forbid_fragmentation(socket: &Socket, is_ipv4: bool) -> io::Result<()> {
         sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DO)?;
     }
     Ok(())
+}
+
+#[expect(unsafe_code, reason = "socket2 and rustix do not know this option")]
+fn ask_for_errors(socket: &Socket, is_ipv4: bool) -> io::Result<()> {
+    let (level, option) = if is_ipv4 {
+        (libc::IPPROTO_IP, libc::IP_RECVERR)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+    };
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer is to a live value of the length that is given.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            ptr::from_ref(&on).cast(),
+            length_of(&on),
+        )
+    };
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// What the kernel knows of the path of a connected socket.

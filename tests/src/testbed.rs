@@ -26,6 +26,7 @@ use crate::pod::Pod;
 use crate::probe::{Probe, Protocol};
 use crate::registry::Directory;
 use crate::scratch::Scratch;
+use crate::sender::Sender;
 use crate::topology::Topology;
 use crate::underlay::Underlay;
 use verdict::Expectations;
@@ -220,6 +221,26 @@ impl Testbed {
         UdpCounter::start(self.runtime(), from, to, target, per_second, cookie)
     }
 
+    /// Starts to send to pods' addresses, whatever becomes of it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn sender(
+        &self,
+        from: &Host,
+        targets: &[IpAddr],
+        protocols: &[Protocol],
+        per_second: u32,
+    ) -> Result<Sender> {
+        Sender::start(
+            from.namespace(),
+            targets,
+            protocols,
+            per_second,
+            &self.secret,
+        )
+    }
+
     /// Every pod to every other pod.
     #[must_use]
     pub fn matrix(&self) -> Matrix<'_> {
@@ -264,6 +285,15 @@ impl Testbed {
     pub fn set_mtu(&self, mtu: u16) -> Result<()> {
         self.underlay.set_mtu(mtu)?;
         self.nodes.iter().try_for_each(|node| node.set_mtu(mtu))
+    }
+
+    /// Takes a node's power away and boots it: what its disk holds is left, and its link. Its agent
+    /// is not running, and it has no pods until [`Node::create_pods`].
+    ///
+    /// # Errors
+    /// The kernel's and ip's.
+    pub fn reboot(&self, node: u8) -> Result<()> {
+        self.node(node).reboot(&self.underlay)
     }
 
     fn cookie_for(&self, target: IpAddr) -> &Cookie {

@@ -109,7 +109,8 @@ impl Underlay {
         self.lock().mtu
     }
 
-    /// Plugs nodes' links, which their owners made, into their LANs.
+    /// Plugs nodes' links, which their owners made, into their LANs; one that was there before comes
+    /// back.
     pub(crate) fn attach(&self, nodes: &[u8]) -> Result<()> {
         let mut state = self.lock();
         let lines: Vec<_> = nodes
@@ -120,6 +121,7 @@ impl Underlay {
             })
             .collect();
         self.namespace.ip(&lines)?;
+        state.ports.retain(|port| !nodes.contains(port));
         state.ports.extend(nodes);
         // A bridge takes the least MTU of its ports until it is told one.
         self.set_bridges(state.mtu)

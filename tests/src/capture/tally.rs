@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use memchr::memmem::Finder;
@@ -88,6 +89,9 @@ pub struct CaptureReport {
     pub other: Count,
     /// The first few offending frames.
     pub offenders: Vec<Offender>,
+    /// When the first and the last offending frame came, since the Unix epoch.
+    #[serde(skip)]
+    pub offences_between: Option<(Duration, Duration)>,
 }
 
 impl CaptureReport {
@@ -95,6 +99,13 @@ impl CaptureReport {
     #[must_use]
     pub fn plaintext_frames(&self) -> u64 {
         self.plaintext.frames.max(self.cookies.frames)
+    }
+
+    /// Frames of pods or to pods that were not encrypted: [`Self::plaintext_frames`], and what a
+    /// node itself sent to a pod in the clear, which has one pod address and no payload yet.
+    #[must_use]
+    pub fn leaked_frames(&self) -> u64 {
+        self.plaintext_frames() + self.one_sided.frames
     }
 }
 
@@ -129,8 +140,9 @@ impl Tally {
         self.report = CaptureReport::default();
     }
 
-    /// Counts a frame. `bytes` may be less of it than `wire_bytes`; `whole` searches them all.
-    pub(super) fn count(&mut self, bytes: &[u8], wire_bytes: usize, whole: bool) {
+    /// Counts a frame of that time. `bytes` may be less of it than `wire_bytes`; `whole` searches
+    /// them all.
+    pub(super) fn count(&mut self, bytes: &[u8], wire_bytes: usize, time: Duration, whole: bool) {
         let parsed = frame::parse(bytes);
         let report = &mut self.report;
         report.total.add(wire_bytes);
@@ -165,9 +177,10 @@ impl Tally {
         } else if offence.is_none() {
             report.other.add(wire_bytes);
         }
-        if let Some(offence) = offence
-            && report.offenders.len() < OFFENDERS_MAX
-        {
+        let Some(offence) = offence else { return };
+        let first = report.offences_between.map_or(time, |(first, _)| first);
+        report.offences_between = Some((first, time));
+        if report.offenders.len() < OFFENDERS_MAX {
             report.offenders.push(Offender {
                 offence,
                 summary: summary(&parsed, wire_bytes),

@@ -70,7 +70,10 @@ impl Testbed {
             fs::create_dir_all(&copy)?;
             for entry in fs::read_dir(&source)? {
                 let entry = entry?;
-                fs::copy(entry.path(), copy.join(entry.file_name()))?;
+                // A test may have put a folder where a file should be.
+                if entry.file_type()?.is_file() {
+                    fs::copy(entry.path(), copy.join(entry.file_name()))?;
+                }
             }
         }
         Ok(kept)
