@@ -242,12 +242,18 @@ impl Agent {
             .flatten()
     }
 
+    /// The mode that the own record says, as it was last known.
+    fn mode_published(&self) -> Option<Mode> {
+        let record = annotations::parse(&self.own_known.as_ref()?.annotations);
+        Some(record.ok().flatten()?.mode)
+    }
+
     /// What this node knows of itself.
     pub(super) fn own(&self) -> OwnNode {
         let node = self.own_known.as_ref();
         OwnNode {
             name: self.config.node_name.clone(),
-            mode: self.mode.declared(),
+            mode: self.mode.in_force(self.mode_published()),
             pod_cidrs: node.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
             addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
             public_keys: self.state.public_keys(),

@@ -35,12 +35,16 @@ pub(crate) enum ModeDecision {
 }
 
 impl ModeDecision {
-    /// The mode that pairs of this node are derived under. Whatever is not declared is closed: an
-    /// encrypted node without a device.
-    pub(crate) const fn declared(self) -> Mode {
+    /// The mode that pairs of this node are derived under, given what its record says. Plaintext waits
+    /// for the record: until peers have read there that it is declared, they take none, and what is
+    /// sent so is told to the underlay alone. Whatever is not declared is closed: an encrypted node
+    /// without a device.
+    pub(crate) fn in_force(self, published: Option<Mode>) -> Mode {
         match self {
-            Self::Declared(mode) => mode,
-            Self::Closed | Self::Undecided | Self::Refused => Mode::Encrypted,
+            Self::Declared(Mode::HostNetwork) if published == Some(Mode::HostNetwork) => {
+                Mode::HostNetwork
+            }
+            Self::Declared(_) | Self::Closed | Self::Undecided | Self::Refused => Mode::Encrypted,
         }
     }
 
@@ -139,6 +143,23 @@ mod tests {
             was_encrypted_by_record: Some(true),
         };
         assert_eq!(decide(inputs), ModeDecision::Declared(Mode::HostNetwork));
+    }
+
+    #[test]
+    fn plaintext_waits_for_the_record_that_declares_it() {
+        let decided = ModeDecision::Declared(Mode::HostNetwork);
+        assert_eq!(decided.in_force(None), Mode::Encrypted);
+        assert_eq!(decided.in_force(Some(Mode::Encrypted)), Mode::Encrypted);
+        let published = Some(Mode::HostNetwork);
+        assert_eq!(decided.in_force(published), Mode::HostNetwork);
+        // A record says what was, or what somebody else wrote: the decision counts.
+        for decision in [
+            ModeDecision::Declared(Mode::Encrypted),
+            ModeDecision::Closed,
+            ModeDecision::Undecided,
+        ] {
+            assert_eq!(decision.in_force(published), Mode::Encrypted);
+        }
     }
 
     #[test]
