@@ -13,7 +13,7 @@ mod obstacles;
 mod own_record;
 mod problems;
 mod reconcile;
-pub(crate) mod refusals;
+mod reopened;
 pub(crate) mod run;
 mod show;
 pub(crate) mod status;

@@ -21,6 +21,7 @@ use super::data_plane::{DataPlane, DataPlaneInputs};
 use super::forwarding;
 use super::mode::ModeDecision;
 use super::own_record::{OwnRecordInputs, own_record};
+use super::reopened::reopened;
 use super::underlay_addresses::underlay_addresses;
 
 /// Packets that the device queues while a lane's thread is busy or being replaced. Measured: 2,000
@@ -106,16 +107,20 @@ impl Agent {
                 usable: encrypted && obstacle.is_none(),
             },
         );
+        let reopened = reopened(self.mesh.as_deref(), &mesh);
         self.mesh = Some(Arc::clone(&mesh));
         self.shown.mesh.store(Some(Arc::clone(&mesh)));
         self.shown
             .unroutable
             .store(Arc::new(desired.unroutable.clone()));
-        self.bring_about(&mesh, &underlay, &observed, &desired)
-            .await?;
-        obstacle
-            .filter(|_| encrypted)
-            .map_or(Ok(()), |obstacle| Err(obstacle.into()))
+        let done = self.bring_about(&mesh, &underlay, &desired).await;
+        if let Some(data_plane) = &self.data_plane {
+            let device = data_plane.device();
+            reopened
+                .iter()
+                .for_each(|name| device.request_handshake(name));
+        }
+        done
     }
 
     /// Guards first, then the data plane with its peers, then what leads packets into it.
