@@ -32,6 +32,7 @@ mod iperf;
 pub mod kernel_state;
 mod link;
 pub mod matrix;
+pub mod mode_change;
 mod namespace;
 mod nat;
 mod node;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::agent_view::CONVERGENCE;
 use podwire_testbed::{Impairment, Node, Testbed, until};
 
-use crate::scene::{Scene, Site};
+use crate::scene::{Scene, Site, more_errors};
 
 /// Metric of a foreign route that is better than every route of Podwire.
 const BETTER_METRIC: u32 = 10;
@@ -19,10 +19,10 @@ const LANE_PORTS: [u16; 2] = [51880, 51881];
 /// surrounds the node, then its boot, then what is done to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
-    /// Node 2's record cannot be read any more: somebody put something else in its place.
-    RecordRemoved,
     /// Node 2's record has lost its keys, and node 2's agent is not there to put them back.
     KeyRemoved,
+    /// Node 2's record cannot be read any more: somebody put something else in its place.
+    RecordRemoved,
     /// WireGuard's ports are blocked from before any session.
     HandshakeImpossible,
     /// Node 2's Node is deleted while its pod still gets traffic.
@@ -47,8 +47,8 @@ pub(crate) enum Fault {
 
 impl Fault {
     pub(crate) const ALL: [Self; 12] = [
-        Self::RecordRemoved,
         Self::KeyRemoved,
+        Self::RecordRemoved,
         Self::HandshakeImpossible,
         Self::NodeDeleted,
         Self::Reboot,
@@ -237,7 +237,8 @@ fn restart(node: &Node) -> Result<()> {
 
 fn reboot(scene: &Scene) -> Result<()> {
     scene.stop_sending_from(&[Site::PodHere, Site::NodeHere]);
-    scene.bed.reboot(1)
+    scene.bed.reboot(1)?;
+    more_errors(scene.node())
 }
 
 fn delete_device(node: &Node) -> Result<()> {

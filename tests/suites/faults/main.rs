@@ -2,6 +2,7 @@
 
 mod control;
 mod fault;
+mod mode;
 mod pairs;
 mod report;
 mod scene;
@@ -24,8 +25,9 @@ fn main() -> ExitCode {
             ("no_pair_of_faults_opens_a_plaintext_path", pairs::test),
         ]
     };
-    let suites: [&[Test]; 2] = [
+    let suites: [&[Test]; 3] = [
         faults,
+        mode::TESTS,
         &[(
             "every_sender_of_these_tests_is_seen_where_nothing_guards",
             control::test,

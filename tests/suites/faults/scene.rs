@@ -91,6 +91,7 @@ impl Scene {
             senders: Mutex::default(),
             blocked: Mutex::default(),
         };
+        scene.bed.nodes().iter().try_for_each(more_errors)?;
         scene.whole()?;
         scene.send_from_all()?;
         Ok(scene)
@@ -172,4 +173,12 @@ impl Scene {
     fn senders(&self) -> MutexGuard<'_, BTreeMap<Site, Sender>> {
         self.senders.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The kernel sends one error a second to a host for want of a route, and of all ICMP errors one a
+/// second: each such error counts as two. This leaves the first limit, which no setting of a
+/// namespace changes.
+pub(crate) fn more_errors(node: &Node) -> Result<()> {
+    node.namespace()
+        .sysctl(&[("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")])
 }
