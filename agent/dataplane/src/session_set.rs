@@ -124,6 +124,8 @@ pub(crate) struct SessionSet {
     /// When the peer's initiation was accepted that holds ours back: the first since we sent one or
     /// confirmed a session.
     accepted: Option<Instant>,
+    /// When an initiation of the peer was refused for the sake of ours.
+    crossed: Option<Instant>,
     confirmed: Option<Instant>,
     sent: Option<Instant>,
     /// When anything authentic came from the peer.
@@ -149,6 +151,7 @@ impl SessionSet {
             is_passed_over: false,
             pending: None,
             accepted: None,
+            crossed: None,
             confirmed: None,
             sent: None,
             heard: None,
@@ -172,7 +175,13 @@ impl SessionSet {
         };
         if identity != self.identity {
             self.identity = identity;
-            self.replace_members(context);
+            self.retry_at = None;
+            self.accepted = None;
+            self.crossed = None;
+            self.pending = None;
+            for member in &mut self.members {
+                member.replaced.get_or_insert(context.now);
+            }
         }
     }
 
