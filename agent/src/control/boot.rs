@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use podwire_core::desired_kernel::{DeviceOptions, desired_kernel};
-use podwire_core::kernel::{Guard, Underlay};
+use podwire_core::kernel::{Change, Guard, Underlay};
 use podwire_core::mesh::{Incumbents, OwnNode, Policy, desired_mesh};
 use podwire_core::node::NodeName;
 use podwire_core::plan::plan;
@@ -12,12 +12,9 @@ use podwire_core::record::Mode;
 use super::reconcile::is_guard;
 use crate::netlink::{self, Netlink};
 
-/// Closes the cluster's pod CIDRs on a node where no guard of ours is, knowing nothing but the
-/// flags: a start that fails later, for a damaged key or a full disk, leaves the node closed. A
-/// guard that is there knows more and stays.
-///
-/// # Errors
-/// The first one. Each of the two guards is installed also where the other one cannot be.
+/// Closes the cluster's pod CIDRs, knowing nothing but the flags: a start that fails later, for a
+/// damaged key or a full disk, leaves the node closed. A table that is there knows more and stays;
+/// what is missing beside it, or all, is put in place.
 pub(super) async fn close(
     netlink: &mut Netlink,
     name: &NodeName,
@@ -25,9 +22,6 @@ pub(super) async fn close(
     device: &str,
 ) -> Result<(), netlink::Error> {
     let observed = netlink.observe_guards().await?;
-    if observed.guard != Guard::Missing {
-        return Ok(());
-    }
     let own = OwnNode {
         name: name.clone(),
         mode: Mode::Encrypted,
@@ -42,14 +36,13 @@ pub(super) async fn close(
         usable: false,
     };
     let closed = desired_kernel(&mesh, &Underlay::new(), options).kernel;
-    let mut failed = None;
-    for change in plan(&observed, &closed)
-        .iter()
-        .filter(|change| is_guard(change))
-    {
-        if let Err(error) = netlink.apply(change).await {
-            failed.get_or_insert(error);
-        }
+    let has_table = observed.guard != Guard::Missing;
+    let wanted = |change: &&Change| match change {
+        Change::InstallGuard(_) => !has_table,
+        change => is_guard(change),
+    };
+    for change in plan(&observed, &closed).iter().filter(wanted) {
+        netlink.apply(change).await?;
     }
     failed.map_or(Ok(()), Err)
 }

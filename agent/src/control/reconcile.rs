@@ -131,7 +131,14 @@ impl Agent {
         observed: &Kernel,
         desired: &DesiredKernel,
     ) -> anyhow::Result<()> {
-        let changes = plan(observed, &desired.kernel);
+        let observed = match self.netlink.observe().await {
+            Ok(observed) => observed,
+            Err(error) => {
+                self.close(mesh, desired).await?;
+                return Err(error.into());
+            }
+        };
+        let changes = plan(&observed, &desired.kernel);
         // Routes of a predecessor stay until it is known what they should be.
         let blind = mesh.own.pod_cidrs.is_empty();
         // So does a table of a predecessor, which knows the local pods.
@@ -169,6 +176,20 @@ impl Agent {
             self.prepare_data_plane(mesh, underlay)?;
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Puts the guards back where nothing else can be done: somebody else has the device's name, say.
+    async fn close(&mut self, mesh: &DesiredMesh, desired: &DesiredKernel) -> anyhow::Result<()> {
+        let observed = self.netlink.observe_guards().await?;
+        let is_kept = mesh.own.pod_cidrs.is_empty() && observed.guard != Guard::Missing;
+        let changes = plan(&observed, &desired.kernel);
+        // The plan closes first, and opens again only at its end.
+        for change in changes.iter().take_while(|change| is_guard(change)) {
+            if !(is_kept && matches!(change, Change::InstallGuard(_))) {
+                self.apply(change).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn apply(&mut self, change: &Change) -> anyhow::Result<()> {

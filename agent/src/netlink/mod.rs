@@ -22,7 +22,7 @@ mod watch;
 
 use std::net::IpAddr;
 
-use podwire_core::kernel::{Change, Device, Guard, Kernel, RouteAction, Underlay};
+use podwire_core::kernel::{Change, Device, Kernel, RouteAction, Underlay};
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
@@ -234,9 +234,8 @@ impl Netlink {
                     .map_err(|source| self.address_error(*address, source))
             }
             Change::SetRoute(key, action) => {
-                // The guards need none, whatever has the device's name.
-                let needs_device = matches!(action, RouteAction::Device { .. });
-                if needs_device && self.device_index.is_none() {
+                // A route that refuses needs no device, and holds whatever has the device's name.
+                if self.device_index.is_none() && matches!(action, RouteAction::Device { .. }) {
                     self.device().await?;
                 }
                 let done = self
