@@ -104,10 +104,17 @@ impl Sender {
     /// # Errors
     /// At the deadline.
     pub fn wait_for_more(&self, rounds: u64, deadline: Duration) -> Result<()> {
-        let goal = self.rounds() + rounds;
-        let what = format!("{} to send {rounds} times more", self.name);
+        self.wait_for(self.rounds() + rounds, deadline)
+    }
+
+    /// Waits until it has sent to every address this many times in all.
+    ///
+    /// # Errors
+    /// At the deadline.
+    pub fn wait_for(&self, rounds: u64, deadline: Duration) -> Result<()> {
+        let what = format!("{} to have sent {rounds} times", self.name);
         until(deadline, &what, || {
-            ensure!(self.rounds() >= goal, "{self:?}");
+            ensure!(self.rounds() >= rounds, "{self:?}");
             Ok(())
         })
         .context("a sender that waits for nobody stands still")

@@ -93,7 +93,7 @@ impl Fault {
             Self::KeyRemoved => remove_key(bed, bed.node(2)),
             Self::HandshakeImpossible => block_handshakes(scene),
             Self::NodeDeleted => bed.node(2).delete_manifest(),
-            Self::Reboot => reboot(scene),
+            Self::Reboot => inflict_boot(scene),
             Self::BetterRoute => node.namespace().ip(&foreign_routes(bed, "add", false)),
             Self::LongerRoute => node.namespace().ip(&foreign_routes(bed, "add", true)),
             Self::DeviceDeleted => delete_device(node),
@@ -235,7 +235,8 @@ fn restart(node: &Node) -> Result<()> {
     node.start_agent()
 }
 
-fn reboot(scene: &Scene) -> Result<()> {
+/// Boots node 1, whose agent does not start yet.
+pub(crate) fn inflict_boot(scene: &Scene) -> Result<()> {
     scene.stop_sending_from(&[Site::PodHere, Site::NodeHere]);
     scene.bed.reboot(1)?;
     more_errors(scene.node())

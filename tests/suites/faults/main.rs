@@ -1,9 +1,11 @@
 //! No fault, and no pair of faults, opens a plaintext path; a change of mode goes through closed.
 
+mod boot;
 mod control;
 mod fault;
 mod mode;
 mod pairs;
+mod records;
 mod report;
 mod scene;
 mod sight;
@@ -25,8 +27,10 @@ fn main() -> ExitCode {
             ("no_pair_of_faults_opens_a_plaintext_path", pairs::test),
         ]
     };
-    let suites: [&[Test]; 3] = [
+    let suites: [&[Test]; 5] = [
         faults,
+        records::TESTS,
+        boot::TESTS,
         mode::TESTS,
         &[(
             "every_sender_of_these_tests_is_seen_where_nothing_guards",

@@ -132,8 +132,13 @@ impl Scene {
         let senders = self.senders();
         ensure!(senders.len() >= 2, "only {senders:?} send");
         let before: Vec<u64> = senders.values().map(Sender::attempts).collect();
-        for sender in senders.values() {
-            sender.wait_for_more(HELD_ROUNDS, CONVERGENCE)?;
+        // All at the same time.
+        let goals: Vec<u64> = senders
+            .values()
+            .map(|sender| sender.rounds() + HELD_ROUNDS)
+            .collect();
+        for (sender, goal) in senders.values().zip(goals) {
+            sender.wait_for(goal, CONVERGENCE)?;
         }
         for (sender, before) in senders.values().zip(before) {
             // Two addresses: what was tried is at least a datagram to each in every round.
