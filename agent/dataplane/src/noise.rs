@@ -304,15 +304,6 @@ impl Tunnel {
         true
     }
 
-    /// Makes another initiation of the handshake in flight, before boringtun's own time for it.
-    pub(crate) fn retry(&mut self, now: Instant, output: &mut [u8]) -> bool {
-        let Ok(initiation) = message(self.tunn.format_handshake_initiation(output, true)) else {
-            return false;
-        };
-        self.depart(sender_index(initiation), now);
-        true
-    }
-
     /// An initiation with this index is on its way.
     fn depart(&mut self, index: u32, now: Instant) {
         self.last_index = index;

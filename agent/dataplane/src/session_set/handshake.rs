@@ -128,8 +128,9 @@ impl SessionSet {
             })
     }
 
-    /// Tries again where ours went before the peer's and was not answered: it was lost, or came before
-    /// the peer knew this node. The peer lives, and waits for us by its own timer.
+    /// Starts anew where our initiation went before the peer's and was not answered: it was lost,
+    /// or came before the peer knew this node. The peer lives, and waits for us by its own timer,
+    /// as boringtun does for five seconds.
     pub(super) fn retry_crossed(
         &mut self,
         context: &Context<'_>,
@@ -145,12 +146,14 @@ impl SessionSet {
             return Err(OutputFull);
         }
         self.crossed = None;
-        if let Some(index) = self.target() {
-            let tunnel = &mut self.members[index].tunnel;
-            let is_first = tunnel.flight().is_some_and(|flight| flight.attempts == 1);
-            if is_first && tunnel.retry(context.now, send.room()) {
-                self.post_initiation(index, context, send, None);
-            }
+        let Some(index) = self.target() else {
+            return Ok(());
+        };
+        let member = &mut self.members[index];
+        if member.tunnel.flight().is_some_and(|it| it.attempts == 1) {
+            // Another member: boringtun counts the time of this one's attempt.
+            member.replaced = Some(context.now);
+            self.initiate(context, send, None)?;
         }
         Ok(())
     }
