@@ -37,9 +37,8 @@ pub(super) async fn close(
     };
     let closed = desired_kernel(&mesh, &Underlay::new(), options).kernel;
     let has_table = observed.guard != Guard::Missing;
-    let wanted = |change: &&Change| match change {
-        Change::InstallGuard(_) => !has_table,
-        change => is_guard(change),
+    let wanted = |change: &&Change| {
+        is_guard(change) && !(has_table && matches!(change, Change::InstallGuard(_)))
     };
     for change in plan(&observed, &closed).iter().filter(wanted) {
         netlink.apply(change).await?;

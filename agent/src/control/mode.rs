@@ -35,10 +35,10 @@ pub(crate) enum ModeDecision {
 }
 
 impl ModeDecision {
-    /// The mode that pairs of this node are derived under, given what its record says. Plaintext waits
-    /// for the record: until peers have read there that it is declared, they take none, and what is
-    /// sent so is told to the underlay alone. Whatever is not declared is closed: an encrypted node
-    /// without a device.
+    /// The mode that pairs of this node are derived under, given what its record says. Plaintext
+    /// waits for the record: until peers have read there that it is declared, they take none, and
+    /// what is sent so is told to the underlay alone. Whatever is not declared is closed: an
+    /// encrypted node without a device.
     pub(crate) fn in_force(self, published: Option<Mode>) -> Mode {
         match self {
             Self::Declared(Mode::HostNetwork) if published == Some(Mode::HostNetwork) => {

@@ -178,7 +178,8 @@ impl Agent {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Puts the guards back where nothing else can be done: somebody else has the device's name, say.
+    /// Puts the guards back where nothing else can be done: somebody else has the device's name,
+    /// say.
     async fn close(&mut self, mesh: &DesiredMesh, desired: &DesiredKernel) -> anyhow::Result<()> {
         let observed = self.netlink.observe_guards().await?;
         let is_kept = mesh.own.pod_cidrs.is_empty() && observed.guard != Guard::Missing;
