@@ -160,8 +160,8 @@ impl<'a> Probe<'a> {
         self
     }
 
-    /// Hears of every ICMP error (`IP_RECVERR`). Else the kernel keeps some from UDP sockets, such as
-    /// "host unreachable" over IPv4, which a TCP connection is told.
+    /// Hears of every ICMP error (`IP_RECVERR`). Else the kernel keeps some from UDP sockets, such
+    /// as "host unreachable" over IPv4, which a TCP connection is told.
     #[must_use]
     pub fn hear_errors(mut self) -> Self {
         self.hears_errors = true;

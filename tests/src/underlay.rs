@@ -109,8 +109,8 @@ impl Underlay {
         self.lock().mtu
     }
 
-    /// Plugs nodes' links, which their owners made, into their LANs; one that was there before comes
-    /// back.
+    /// Plugs nodes' links, which their owners made, into their LANs; one that was there before
+    /// comes back.
     pub(crate) fn attach(&self, nodes: &[u8]) -> Result<()> {
         let mut state = self.lock();
         let lines: Vec<_> = nodes

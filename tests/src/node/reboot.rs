@@ -1,4 +1,5 @@
-//! What ends with a boot and what does not, and pods that come and go as a container runtime has it.
+//! What ends with a boot and what does not, and pods that come and go as a container runtime has
+//! it.
 
 use std::fs;
 

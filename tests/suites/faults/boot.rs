@@ -1,5 +1,5 @@
-//! A boot, from its first moment: what guards the node while the agent starts, cannot start, or knows
-//! only what its disk tells.
+//! A boot, from its first moment: what guards the node while the agent starts, cannot start, or
+//! knows only what its disk tells.
 
 use std::fs;
 use std::net::UdpSocket;

@@ -2,6 +2,7 @@
 
 mod boot;
 mod control;
+mod exceptions;
 mod fault;
 mod mode;
 mod pairs;
@@ -27,8 +28,9 @@ fn main() -> ExitCode {
             ("no_pair_of_faults_opens_a_plaintext_path", pairs::test),
         ]
     };
-    let suites: [&[Test]; 5] = [
+    let suites: [&[Test]; 6] = [
         faults,
+        exceptions::TESTS,
         records::TESTS,
         boot::TESTS,
         mode::TESTS,

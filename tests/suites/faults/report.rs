@@ -98,17 +98,19 @@ fn matrix(text: &mut String, leaks: &[([Fault; 2], Leak)]) {
 const INTRODUCTION: &str = "\
 # Faults
 
-Written by `make soak`: two nodes of two pods each, both families. Faults are made on one node (a record, a key and
-a Node are the other's). Pods and nodes at both ends send datagrams and try connections all the time, whatever
-becomes of them; a test of its own shows that the capture counts each of these senders where nothing guards. After
-each fault everything reaches everything again before the next one is made.
+Written by `make soak`: two nodes of two pods each, both families. Faults are made on one node (a
+record, a key and a Node are the other's). Pods and nodes at both ends send datagrams and try
+connections all the time, whatever becomes of them; a test of its own shows that the capture counts
+each of these senders where nothing guards. After each fault everything reaches everything again
+before the next one is made.
 ";
 
 const SENDERS: &str = "\
-*Unreachable*: an ICMP error answers the very first packet, and more of them as the kernel's limits let them (one a
-second to a sender that does not heed the first five). UDP over IPv4 is told only where the program asks for errors
-(`IP_RECVERR`), unless the table answered. A connection from a pod heeds the error about its first repetition, after
-a second. *Silence*: the packet is dropped in a device without a reader, or waits for a session.
+*Unreachable*: an ICMP error answers the very first packet, and more of them as the kernel's limits
+let them (one a second to a sender that does not heed the first five). UDP over IPv4 is told only
+where the program asks for errors (`IP_RECVERR`), unless the table answered. A connection from a pod
+heeds the error about its first repetition, after a second. *Silence*: the packet is dropped in a
+device without a reader, or waits for a session.
 
 ";
 

@@ -1,6 +1,7 @@
 //! Two nodes of two pods each, and traffic between them that no fault stops.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -51,8 +52,8 @@ impl Site {
         }
     }
 
-    /// Who asks there what a sender sees: not the sender, to which the kernel sends but one ICMP error
-    /// a second, whatever it sends.
+    /// Who asks there what a sender sees: not the sender, to which the kernel sends but one ICMP
+    /// error a second, whatever it sends.
     pub(crate) fn bystander(self, bed: &Testbed) -> &Host {
         match self {
             Self::PodHere => bed.pod(1, 2).host(),
@@ -109,10 +110,10 @@ impl Scene {
     /// Starts to send from a site, unless it does.
     pub(crate) fn send_from(&self, site: Site) -> Result<()> {
         let mut senders = self.senders();
-        if !senders.contains_key(&site) {
+        if let Entry::Vacant(place) = senders.entry(site) {
             let (from, to) = (site.host(&self.bed), site.targets(&self.bed));
             let protocols = [Protocol::Udp, Protocol::Tcp];
-            senders.insert(site, self.bed.sender(from, &to, &protocols, RATE)?);
+            place.insert(self.bed.sender(from, &to, &protocols, RATE)?);
         }
         Ok(())
     }
