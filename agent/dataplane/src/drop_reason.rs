@@ -53,7 +53,8 @@ drop_reasons! {
     OwnKey = "own-key",
     /// Underlay: a handshake message that was not made for our public key.
     BadMac = "bad-mac",
-    /// Underlay: above the handshake limit of the node; answered with a cookie reply.
+    /// Underlay: above the handshake limit of the node; answered with a cookie reply, unless the
+    /// source has its cookie and is above its own limit.
     HandshakeLimited = "handshake-limited",
     /// Underlay: a handshake message that is replayed, outdated or fails its checks.
     HandshakeRejected = "handshake-rejected",

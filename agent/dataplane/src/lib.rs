@@ -37,7 +37,7 @@ mod timers;
 pub use batch::{Datagram, OverlayBatch, Packet, UnderlayBatch};
 pub use device::{Device, DeviceConfig, DeviceError, LANES_MAX};
 pub use drop_reason::DropReason;
-pub use handshake_limiter::HANDSHAKES_PER_SECOND;
+pub use handshake_limiter::{HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE};
 pub use lane::Lane;
 pub use noise::REPLAY_WINDOW;
 pub use peer::PeerConfig;

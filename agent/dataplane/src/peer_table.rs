@@ -1,6 +1,6 @@
 //! All peers: an immutable snapshot behind one pointer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -19,6 +19,8 @@ pub(crate) struct PeerTable {
     /// Ordinal and lane of each key.
     by_key: HashMap<PublicKey, (u32, usize)>,
     allowed_ips: AllowedIps<u32>,
+    /// The addresses that records name for endpoints.
+    named: HashSet<IpAddr>,
     version: u64,
 }
 
@@ -109,6 +111,8 @@ impl PeerTable {
         for prefix in &peer.config.allowed_ips {
             self.allowed_ips.insert(*prefix, ordinal);
         }
+        let endpoints = peer.config.pair.endpoints.iter();
+        self.named.extend(endpoints.map(SocketAddr::ip));
         self.by_name.insert(peer.name.clone(), Arc::clone(&peer));
         self.by_ordinal[ordinal as usize] = Some(peer);
     }
@@ -142,6 +146,11 @@ impl PeerTable {
     /// The peer that owns an inner address (cryptokey routing).
     pub(crate) fn owner(&self, address: IpAddr) -> Option<u32> {
         self.allowed_ips.longest_match(address).copied()
+    }
+
+    /// Whether a record names this address for an endpoint.
+    pub(crate) fn names(&self, address: IpAddr) -> bool {
+        self.named.contains(&address)
     }
 
     /// The peers whose record names this address for an endpoint.

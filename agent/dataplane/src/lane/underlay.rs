@@ -61,7 +61,7 @@ impl<'a> Underlay<'a> {
     }
 
     /// Answers an initiation, after checks in the order of their cost: mac1, the budget or a
-    /// cookie, one Diffie-Hellman, the peer.
+    /// cookie and the budget of its source, one Diffie-Hellman, the peer.
     fn answer_initiation(
         &mut self,
         lane: usize,
@@ -78,7 +78,12 @@ impl<'a> Underlay<'a> {
                 .key
                 .check_cookie(source.ip(), initiation, self.send.room())?
             {
-                CookieCheck::Valid => {}
+                CookieCheck::Valid => {
+                    let (source, limiter) = (source.ip(), &self.device.limiter);
+                    if !limiter.take_proved(self.now, source, self.table.names(source)) {
+                        return Err(DropReason::HandshakeLimited);
+                    }
+                }
                 CookieCheck::Reply(length) => {
                     self.send.commit_front(lane, source, length);
                     own.counters.cookie_replies_sent();

@@ -1,9 +1,9 @@
 //! Handshake floods: one budget for the node, cookies above it.
 
-use podwire_dataplane::{DropReason, HANDSHAKES_PER_SECOND};
+use podwire_dataplane::{DropReason, HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE};
 
 use crate::packets::Packet;
-use crate::simulation::{BASE_PORT, Network, milliseconds, seconds};
+use crate::simulation::{BASE_PORT, Network, Transit, milliseconds, seconds};
 
 #[test]
 fn a_peer_gets_through_a_flood_by_its_cookie() {
@@ -43,6 +43,51 @@ fn a_peer_gets_through_a_flood_by_its_cookie() {
     assert_eq!(
         network.nodes[1].dropped(DropReason::HandshakeLimited),
         counts.cookie_replies_sent
+    );
+}
+
+/// An initiation of node 2, which node 1 does not know, with a cookie of node 1 in it.
+fn initiation_with_a_cookie(network: &mut Network) -> Transit {
+    network.ping(2, 1, 0);
+    network.run(milliseconds(500));
+    let initiation = network.last_sent(2, 1);
+    network.clear_log();
+    let flood = vec![(initiation.source, initiation.bytes); 300];
+    // Until its next one, which is then above the budget, and the one after that.
+    for _ in 0..22 {
+        network.inject_now(1, 0, &flood);
+        network.run(milliseconds(500));
+    }
+    let with_cookie = network.last_sent(2, 1);
+    assert_ne!(with_cookie.bytes[132..], [0; 16], "it has no cookie");
+    network.clear_log();
+    with_cookie
+}
+
+#[test]
+fn a_source_that_has_a_cookie_is_limited_too() {
+    let mut network = Network::new(&[1, 1, 1]);
+    let only_zero = [(network.nodes[0].name.clone(), network.record(0))].into();
+    network.nodes[1].device.set_peers(&only_zero, network.now);
+    let initiation = initiation_with_a_cookie(&mut network);
+    network.run(seconds(1));
+    let before = network.nodes[1].dropped(DropReason::UnknownPeer);
+    let flood = vec![(initiation.source, initiation.bytes); 1000];
+    for n in 0..50 {
+        // 10,000 a second for five seconds, and a peer that has to get through.
+        network.inject_now(1, 0, &flood);
+        if n == 2 {
+            network.ping(0, 1, 0);
+        }
+        network.run(milliseconds(100));
+        network.clear_log();
+    }
+    network.run(seconds(1));
+    network.assert_all_delivered(1, 1);
+    let answered = network.nodes[1].dropped(DropReason::UnknownPeer) - before;
+    assert!(
+        answered <= 6 * u64::from(HANDSHAKES_PER_SECOND + HANDSHAKES_PER_SOURCE),
+        "{answered} Diffie-Hellmans"
     );
 }
 
