@@ -17,7 +17,7 @@ use crate::endpoint::Endpoint;
 use crate::handshake_limiter::HandshakeLimiter;
 use crate::lane::Lane;
 use crate::noise::LaneKey;
-use crate::own_epoch::OwnEpoch;
+use crate::one_sided::OneSided;
 use crate::peer::{Peer, PeerConfig, PeerLane, PeerState};
 use crate::peer_table::PeerTable;
 use crate::receiver_index::ReceiverIndices;
@@ -94,7 +94,7 @@ pub struct Device {
     pub(crate) seed: u64,
     pub(crate) own_epoch: OwnEpoch,
     /// Held while the table is replaced.
-    writer: Mutex<()>,
+    writer: Mutex<OneSided>,
     addresses: Vec<IpAddr>,
 }
 
@@ -136,10 +136,15 @@ impl Device {
             limiter: HandshakeLimiter::new(handshakes_per_second),
             table: ArcSwap::from_pointee(PeerTable::default()),
             seed,
-            own_epoch: OwnEpoch::default(),
-            writer: Mutex::new(()),
+            writer: Mutex::default(),
             addresses,
         }))
+    }
+
+    /// Another process of this node, with the same keys, has just ended: peers may still send under
+    /// its sessions.
+    pub fn succeed(&self, now: Instant) {
+        self.writer.lock().succeed(now);
     }
 
     /// The addresses of the device, as configured.
@@ -151,8 +156,11 @@ impl Device {
     /// Replaces the peer table by one atomic pointer. State, sessions and counters of peers whose
     /// configuration is equal are untouched; a changed one keeps its counters, and its sessions
     /// make before they break; one that is gone, or has another uid now, loses all its sessions.
+    ///
+    /// One that comes back, and any one that is added soon after [`Self::succeed`], is asked for
+    /// handshakes.
     pub fn set_peers(&self, peers: &BTreeMap<NodeName, PeerConfig>, now: Instant) -> PeerChanges {
-        let _writer = self.writer.lock();
+        let mut one_sided = self.writer.lock();
         let (table, replaced) = self.table.load().next(peers, self.lanes.len());
         if replaced.changes == PeerChanges::default() {
             return replaced.changes;
@@ -175,30 +183,32 @@ impl Device {
                 }
             }
         }
+        one_sided.expire(now);
         for peer in &replaced.removed {
-            for cell in &peer.state.lanes {
-                let mut cell = cell.lock();
-                cell.is_closed = true;
-                if let Some(mut set) = cell.set.take() {
-                    set.close(&self.indices, now);
-                }
+            if self.close(peer, now) {
+                one_sided.cut(&peer.name, now);
             }
         }
-        if self.keeps_open {
-            self.open_ways();
-        }
+        let asked = replaced
+            .added
+            .iter()
+            .filter(|name| one_sided.may_have(name));
+        asked.for_each(|name| self.request_handshake(name));
         replaced.changes
     }
 
-    /// Asks every peer that is not asked already.
-    fn open_ways(&self) {
-        for peer in self.table.load().peers() {
-            for (own, cell) in self.lanes.iter().zip(&peer.state.lanes).take(peer.lanes) {
-                if !cell.lock().set.as_ref().is_some_and(|set| set.is_active) {
-                    own.requested.lock().push_back(Arc::clone(&peer.state));
-                }
+    /// Ends every session with a peer that is gone; whether there was one.
+    fn close(&self, peer: &Peer, now: Instant) -> bool {
+        let mut had_session = false;
+        for cell in &peer.state.lanes {
+            let mut cell = cell.lock();
+            cell.is_closed = true;
+            if let Some(mut set) = cell.set.take() {
+                had_session |= set.members() > 0;
+                set.close(&self.indices, now);
             }
         }
+        had_session
     }
 
     /// Lane number `lane` of this device, for one thread.

@@ -22,7 +22,7 @@ mod jitter;
 pub mod lane;
 mod message;
 mod noise;
-mod own_epoch;
+mod one_sided;
 pub mod packet_queue;
 mod peer;
 mod peer_table;

@@ -28,6 +28,8 @@ pub(crate) struct PeerTable {
 #[derive(Debug, Default)]
 pub(crate) struct Replaced {
     pub(crate) changes: PeerChanges,
+    /// Peers that are new.
+    pub(crate) added: Vec<NodeName>,
     /// Peers with another configuration: before and after.
     pub(crate) changed: Vec<(Arc<Peer>, Arc<Peer>)>,
     /// Peers that are gone.
@@ -76,6 +78,7 @@ impl PeerTable {
             removed: replaced.removed.len(),
         };
         for (name, config) in added {
+            replaced.added.push(name.clone());
             let state = Arc::new(PeerState::new(table.free_ordinal(), own_lanes));
             table.insert(Arc::new(Peer::new(
                 name.clone(),

@@ -214,11 +214,8 @@ impl Agent {
         if self.mode != ModeDecision::Declared(Mode::Encrypted) {
             return Ok(());
         }
-        let is_new = self.data_plane.is_none();
-        if is_new {
-            if let Some(in_use) = self.netlink.device_in_use() {
-                return Err(in_use.into());
-            }
+        if self.data_plane.is_none() {
+            let has_predecessor = self.state.ever_encrypted();
             // From here on a failure never makes this node plaintext.
             self.state.keep_ever_encrypted()?;
             let started = DataPlane::start(DataPlaneInputs {
@@ -228,6 +225,9 @@ impl Agent {
                 listen_port: self.config.listen_port,
                 keeps_open: !self.config.publish_endpoint,
             })?;
+            if has_predecessor {
+                started.device().succeed(Instant::now());
+            }
             self.shown.device.store(Some(Arc::clone(started.device())));
             self.data_plane = Some(started);
         }
@@ -237,12 +237,6 @@ impl Agent {
             let changes = device.set_peers(&peers, Instant::now());
             let count = changes.added + changes.changed + changes.removed;
             self.progress.peer_changes += u64::try_from(count).unwrap_or(u64::MAX);
-            if is_new {
-                // Peers may still send under the sessions of a predecessor that crashed.
-                self.incumbents
-                    .keys()
-                    .for_each(|name| device.request_handshake(name));
-            }
         }
         Ok(())
     }

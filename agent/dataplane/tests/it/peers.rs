@@ -101,7 +101,40 @@ fn a_node_that_is_created_again_under_its_name_loses_its_sessions_at_once() {
     network.run(seconds(1));
     network.assert_all_delivered(1, 2);
     network.assert_all_delivered(2, 2);
-    assert_eq!(network.count(0, 1), 1, "the other's session goes on");
+    assert_eq!(
+        network.count(0, 1),
+        0,
+        "it was asked for a session, and the other's goes on"
+    );
+}
+
+#[test]
+fn a_peer_that_was_gone_for_a_moment_is_asked_for_handshakes_on_every_lane() {
+    let mut network = Network::new(&[2, 2]);
+    let mut n = 0;
+    let mut send = |network: &mut Network, times: u32| {
+        for _ in 0..times {
+            for lane in [0, 1] {
+                network.send(1, lane, &Packet::new(1, 0).sequence(n).bytes());
+                n += 1;
+            }
+            network.run(milliseconds(100));
+        }
+    };
+    send(&mut network, 50);
+    // As when its record cannot be read for a moment. Node 0 itself has nothing to send.
+    network.nodes[0]
+        .device
+        .set_peers(&BTreeMap::new(), network.now);
+    send(&mut network, 10);
+    let peers = [(network.nodes[1].name.clone(), network.record(1))].into();
+    network.nodes[0].device.set_peers(&peers, network.now);
+    send(&mut network, 50);
+    let lost = 220 - network.nodes[0].delivered.len();
+    assert!(
+        lost <= 34,
+        "the second, a tick and jitter, not {lost} packets"
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Nodes that go, come back, change keys or lose their clock.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use podwire_dataplane::DropReason;
@@ -130,6 +131,36 @@ fn a_peer_that_restarts_and_asks_for_handshakes_is_back_at_once() {
     send(&mut network, 50);
     let lost = 200 - network.nodes[1].delivered.len();
     assert!(lost <= 14, "a tick and jitter, not {lost} packets");
+}
+
+#[test]
+fn a_process_that_takes_anothers_place_asks_each_peer_as_soon_as_it_knows_it() {
+    let mut network = Network::new(&[2, 2]);
+    let mut n = 0;
+    let mut send = |network: &mut Network, times: u32| {
+        for _ in 0..times {
+            for lane in [0, 1] {
+                network.send(0, lane, &Packet::new(0, 1).sequence(n).bytes());
+                n += 1;
+            }
+            network.run(milliseconds(100));
+        }
+    };
+    send(&mut network, 50);
+    network.restart(1);
+    let heir = std::sync::Arc::clone(&network.nodes[1].device);
+    heir.set_peers(&BTreeMap::new(), network.now);
+    heir.succeed(network.now);
+    // The registry is slow to tell.
+    send(&mut network, 10);
+    let peers = [(network.nodes[0].name.clone(), network.record(0))].into();
+    heir.set_peers(&peers, network.now);
+    send(&mut network, 50);
+    let lost = 220 - network.nodes[1].delivered.len();
+    assert!(
+        lost <= 34,
+        "the second, a tick and jitter, not {lost} packets"
+    );
 }
 
 #[test]
