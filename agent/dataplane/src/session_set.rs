@@ -104,6 +104,16 @@ struct Pending {
     attempt: u32,
 }
 
+/// A session of ours of which the peer may not know yet that we have it.
+struct Confirmation {
+    /// Our receiver index in it.
+    receiver: u32,
+    /// When it is confirmed again.
+    due: Instant,
+    /// The time after that.
+    pause: Duration,
+}
+
 /// All sessions of one lane of one peer, and what waits for one.
 pub(crate) struct SessionSet {
     version: u64,
@@ -121,8 +131,7 @@ pub(crate) struct SessionSet {
     /// The peer's initiation was left without an answer, since ours goes first.
     is_passed_over: bool,
     pending: Option<Pending>,
-    /// When the peer's initiation was accepted that holds ours back: the first since we sent one or
-    /// confirmed a session.
+    confirmation: Option<Confirmation>,
     accepted: Option<Instant>,
     /// When an initiation of the peer was refused for the sake of ours.
     crossed: Option<Instant>,
@@ -150,6 +159,7 @@ impl SessionSet {
             is_requested: false,
             is_passed_over: false,
             pending: None,
+            confirmation: None,
             accepted: None,
             crossed: None,
             confirmed: None,
@@ -322,7 +332,8 @@ impl SessionSet {
         let before = tunnel.current();
         let received = tunnel.receive(context.now, message, receiver, output)?;
         let is_switched = tunnel.current() != before;
-        self.heard = Some(context.now);
+        self.confirmation
+            .take_if(|confirmation| confirmation.receiver == receiver);
         self.endpoint.heard_from(&context.peer.config.pair, source);
         if is_switched {
             self.confirm(index, context, source);

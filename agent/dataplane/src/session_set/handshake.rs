@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Context, OutputFull, Pending, SessionSet};
+use super::{Confirmation, Context, OutputFull, Pending, SessionSet};
 use crate::batch::UnderlayBatch;
 use crate::drop_reason::DropReason;
 use crate::message::INITIATION_LENGTH;
@@ -12,6 +12,11 @@ use crate::timers::REKEY_TIMEOUT;
 
 /// Time in which initiations of both ends count as crossing: several round trips of any underlay.
 const CROSSING_WINDOW: Duration = Duration::from_secs(1);
+
+/// Time after which a session that nothing came back on is confirmed again: a few round trips. Each
+/// further time is twice as long; after the last, 3.5 s in all, the next handshake has to do it.
+const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(500);
+const CONFIRM_AGAIN_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 impl SessionSet {
     /// The member that starts a handshake.
@@ -208,7 +213,47 @@ impl SessionSet {
         self.heard = Some(context.now);
         self.endpoint.heard_from(&context.peer.config.pair, source);
         self.confirm(index, context, source);
+        self.confirmation = Some(Confirmation {
+            receiver,
+            due: context.now + CONFIRM_AGAIN_AFTER,
+            pause: CONFIRM_AGAIN_AFTER,
+        });
         if let Some(endpoint) = self.endpoint(context) {
+            send.commit_front(context.lane, endpoint, length);
+        }
+        Ok(())
+    }
+
+    /// Sends the keepalive that confirms a session once more when nothing came back on it.
+    ///
+    /// The first may be lost. Then the peer goes on with the session that it had before, and where
+    /// this end has lost that one, all of it is for nobody until the peer misses an answer, after
+    /// 15 s.
+    pub(super) fn confirm_again(
+        &mut self,
+        context: &Context<'_>,
+        send: &mut UnderlayBatch,
+    ) -> Result<(), OutputFull> {
+        let due = self.confirmation.as_ref().map(|c| (c.due, c.receiver));
+        let Some((_, receiver)) = due.filter(|(due, _)| *due <= context.now) else {
+            return Ok(());
+        };
+        if !send.has_room(HANDSHAKE_ROOM) {
+            return Err(OutputFull);
+        }
+        self.confirmation = self.confirmation.take().and_then(|last| {
+            let pause = last.pause * 2;
+            let due = context.now + pause;
+            (pause <= CONFIRM_AGAIN_PAUSE_MAX).then_some(Confirmation { due, pause, ..last })
+        });
+        let endpoint = self.endpoint(context);
+        let newest = self
+            .sender(context.now)
+            .map(|index| &mut self.members[index].tunnel);
+        if let (Some(endpoint), Some(tunnel)) = (endpoint, newest)
+            && tunnel.current() == receiver
+            && let Some(length) = tunnel.send(context.now, &[], send.room())
+        {
             send.commit_front(context.lane, endpoint, length);
         }
         Ok(())

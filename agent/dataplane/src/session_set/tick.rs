@@ -44,6 +44,7 @@ impl SessionSet {
             .drop_many(DropReason::QueueExpired, expired);
         self.retire(context);
         self.send_pending(context, send)?;
+        self.confirm_again(context, send)?;
         for index in 0..self.members.len() {
             self.tick_member(index, context, send, jitter)?;
         }

@@ -164,6 +164,32 @@ fn a_process_that_takes_anothers_place_asks_each_peer_as_soon_as_it_knows_it() {
 }
 
 #[test]
+fn a_session_whose_confirmation_is_lost_is_confirmed_again() {
+    let mut network = Network::new(&[1, 1]);
+    let mut n = 0;
+    let mut send = |network: &mut Network, times: u32| {
+        for _ in 0..times {
+            network.ping(0, 1, n);
+            network.run(milliseconds(100));
+            n += 1;
+        }
+    };
+    send(&mut network, 50);
+    network.restart(1);
+    let name = network.nodes[0].name.clone();
+    network.nodes[1].device.request_handshake(&name);
+    // Node 1 has nothing to send that would confirm its session in place of the first keepalive.
+    let mut keepalives = 0;
+    network.lose(move |transit| {
+        keepalives += u32::from(transit.from == 1 && transit.kind() == 4);
+        transit.from == 1 && transit.kind() == 4 && keepalives <= 2
+    });
+    send(&mut network, 100);
+    let lost = 150 - network.nodes[1].delivered.len();
+    assert!(lost <= 25, "two lost keepalives, not {lost} packets");
+}
+
+#[test]
 fn a_changed_key_is_followed_as_soon_as_it_is_known() {
     let mut network = Network::new(&[1, 1]);
     network.ping(0, 1, 0);

@@ -143,7 +143,8 @@ fn trap_4_a_packet_that_is_1024_packets_late_is_taken_for_a_replay() {
     for (late, is_delivered) in [(1023, true), (1024, false)] {
         let mut network = Network::new(&[1, 1]);
         network.ping(0, 1, 0);
-        network.run(seconds(1));
+        // Until the session is confirmed for the last time: keepalives count too.
+        network.run(seconds(5));
         let filter = network.lose(|transit| transit.kind() == 4);
         network.ping(0, 1, 1);
         network.heal(filter);
