@@ -233,8 +233,11 @@ impl Node {
             .with_context(|| format!("{} has no userspace link", self.name()))
     }
 
-    /// Sets the MTU of the node's own link.
-    pub(crate) fn set_mtu(&self, mtu: u16) -> Result<()> {
+    /// Sets the MTU of the node's own link, not of the underlay's end of it.
+    ///
+    /// # Errors
+    /// ip's.
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
         self.link
             .as_ref()
             .map_or(Ok(()), |link| link.set_mtu(mtu))?;

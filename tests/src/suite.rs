@@ -42,6 +42,18 @@ pub fn is_soak() -> bool {
 /// A sentence, and what it says as code.
 pub type Test = (&'static str, fn(&Context) -> Result<()>);
 
+/// A test that knows more than its function: a seed, a bound.
+#[allow(missing_debug_implementations, reason = "a closure")]
+pub struct Case {
+    /// A sentence.
+    pub name: String,
+    /// What it says as code.
+    pub test: Body,
+}
+
+/// A test's code.
+pub type Body = Box<dyn FnOnce(&Context) -> Result<()> + Send>;
+
 /// What a test is given.
 #[derive(Debug)]
 pub struct Context {
@@ -95,7 +107,13 @@ impl Context {
 /// Runs tests with the real agent, which is built first, in a sandbox. Takes libtest's arguments.
 #[must_use]
 pub fn run(tests: Vec<Test>) -> ExitCode {
-    run_with(tests, || {
+    run_cases(cases(tests), TEST_THREADS)
+}
+
+/// As [`run`], so many at a time.
+#[must_use]
+pub fn run_cases(cases: Vec<Case>, at_a_time: usize) -> ExitCode {
+    run_with(cases, at_a_time, || {
         // Before the sandbox: a build may need the host's network.
         let agent = binaries::agent()?;
         sandbox::enter()?;
@@ -104,18 +122,30 @@ pub fn run(tests: Vec<Test>) -> ExitCode {
     })
 }
 
+fn cases(tests: Vec<Test>) -> Vec<Case> {
+    let case = |(name, test): Test| Case {
+        name: name.to_owned(),
+        test: Box::new(test),
+    };
+    tests.into_iter().map(case).collect()
+}
+
 /// Runs tests that start no agent.
 #[must_use]
 pub fn run_without_agents(tests: Vec<Test>) -> ExitCode {
-    run_with(tests, || {
+    run_with(cases(tests), TEST_THREADS, || {
         sandbox::enter()?;
         Ok(None)
     })
 }
 
-fn run_with(tests: Vec<Test>, prepare: impl FnOnce() -> Result<Option<PathBuf>>) -> ExitCode {
+fn run_with(
+    cases: Vec<Case>,
+    at_a_time: usize,
+    prepare: impl FnOnce() -> Result<Option<PathBuf>>,
+) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(TEST_THREADS);
+    arguments.test_threads.get_or_insert(at_a_time);
     let agent = if arguments.list {
         None
     } else {
@@ -127,11 +157,11 @@ fn run_with(tests: Vec<Test>, prepare: impl FnOnce() -> Result<Option<PathBuf>>)
             }
         }
     };
-    let trials = tests
+    let trials = cases
         .into_iter()
-        .map(|(name, test)| {
+        .map(|case| {
             let agent = agent.clone();
-            Trial::test(name, move || run_one(name, test, agent))
+            Trial::test(case.name.clone(), move || run_one(case, agent))
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -145,17 +175,13 @@ fn complain(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
 }
 
-fn run_one(
-    name: &str,
-    test: fn(&Context) -> Result<()>,
-    agent: Option<PathBuf>,
-) -> Result<(), Failed> {
+fn run_one(case: Case, agent: Option<PathBuf>) -> Result<(), Failed> {
     let context = Context {
-        name: name.to_owned(),
+        name: case.name,
         agent,
         testbeds: Mutex::default(),
     };
-    let outcome = catch_unwind(AssertUnwindSafe(|| test(&context)))
+    let outcome = catch_unwind(AssertUnwindSafe(|| (case.test)(&context)))
         .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(panic.as_ref()))));
     let checked = context.check();
     let Err(error) = outcome.and_then(|()| checked.context("at the end of the test")) else {

@@ -5,7 +5,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::Node;
 use super::clock::use_clock;
@@ -217,6 +217,30 @@ impl Node {
     /// When none runs.
     pub fn kill_agent(&self) -> Result<ExitStatus> {
         self.end_agent(Signal::KILL)
+    }
+
+    /// Stops the agent's process where it is (SIGSTOP): it does nothing and is not gone.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn pause_agent(&self) -> Result<()> {
+        self.signal_agent(Signal::STOP)
+    }
+
+    /// Lets a stopped agent go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn resume_agent(&self) -> Result<()> {
+        self.signal_agent(Signal::CONT)
+    }
+
+    fn signal_agent(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.agent_pid()?)
+            .ok()
+            .and_then(Pid::from_raw);
+        kill_process(pid.context("a child's id is not 0")?, signal)
+            .with_context(|| format!("signalling the agent of {}", self.name()))
     }
 
     /// Waits for an agent that shall end by itself and takes note of its end.
