@@ -137,6 +137,25 @@ pub fn peers(node: &Node) -> Result<Vec<Peer>> {
     serde_json::from_str(&text).with_context(|| format!("reading {text}"))
 }
 
+/// What `podwire-agent drops -o json` has counted so far, by reason.
+///
+/// # Errors
+/// When the agent does not answer.
+pub fn drops(node: &Node) -> Result<BTreeMap<String, u64>> {
+    let text = node.agent_output(&["drops", "-o", "json"])?;
+    let rows: Vec<Value> =
+        serde_json::from_str(&text).with_context(|| format!("reading {text}"))?;
+    rows.iter()
+        .map(|row| {
+            let (reason, packets) = (row["reason"].as_str(), row["packets"].as_u64());
+            let row = reason
+                .zip(packets)
+                .with_context(|| format!("reading {text}"))?;
+            Ok((row.0.to_owned(), row.1))
+        })
+        .collect()
+}
+
 /// An HTTP/1.1 GET to the agent's metrics port: the status line and the rest.
 ///
 /// # Errors

@@ -1,89 +1,110 @@
-//! What an agent has made of its node's kernel, and nothing that differs when it is made anew:
-//! equal to an earlier one, it is all there again, and nothing is there twice.
+//! What an agent keeps in the kernel of its node, and how soon it is back after damage.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::Node;
+use crate::agent_view::{CONVERGENCE, routes};
+use crate::node::Node;
+use crate::until::until;
 
-/// Routes of all protocols, the table, the device: as text.
+/// Settings of the device that the agent writes, below `/proc/sys/net`.
+const SETTINGS: [&str; 3] = [
+    "ipv4/conf/podwire0/rp_filter",
+    "ipv4/conf/podwire0/forwarding",
+    "ipv6/conf/podwire0/addr_gen_mode",
+];
+
+/// Device, addresses, routes and guard table of a node, in lines that change only when what they
+/// stand for does: no index, no handle, no counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelState {
-    routes: Vec<String>,
-    table: Vec<String>,
-    device: Vec<String>,
+    lines: Vec<String>,
 }
 
 impl KernelState {
-    /// The state of a node now.
+    /// What `ip`, `nft` and `/proc/sys` say now.
     ///
     /// # Errors
-    /// When a part of it is not there.
+    /// Also when there is no device or no table.
     pub fn of(node: &Node) -> Result<Self> {
-        let lines = |program: &str, arguments: &[&str]| -> Result<Vec<String>> {
-            let text = node.namespace().output(program, arguments, "")?;
-            Ok(text.lines().map(|line| line.trim().to_owned()).collect())
-        };
-        let mut routes = lines("ip", &["-4", "route", "show", "table", "main"])?;
-        routes.extend(lines("ip", &["-6", "route", "show", "table", "main"])?);
-        // A device without an agent has no carrier, and keeps its routes.
-        for route in &mut routes {
-            *route = route.replace(" linkdown", "");
-        }
-        routes.sort();
-        let mut table = lines("nft", &["list", "table", "inet", "podwire"])?;
-        // Counters count.
-        table.retain(|line| !line.starts_with("packets "));
-        Ok(Self {
-            routes,
-            table,
-            device: device(node)?,
-        })
+        let mut lines = device(node)?;
+        lines.extend(routes(node)?);
+        let table = ["-s", "list", "table", "inet", "podwire"];
+        let table = node.namespace().output("nft", &table, "")?;
+        lines.extend(table.lines().map(str::to_owned));
+        Ok(Self { lines })
     }
 
-    /// Whether a node is in this state, neither less nor more.
+    /// That a node is in this state, or what of it is missing and what is there instead.
     ///
     /// # Errors
-    /// What differs.
-    pub fn is_kept(&self, node: &Node) -> Result<()> {
+    /// The difference.
+    pub fn is_that_of(&self, node: &Node) -> Result<()> {
         let now = Self::of(node)?;
-        for (what, before, after) in [
-            ("routes", &self.routes, &now.routes),
-            ("table", &self.table, &now.table),
-            ("device", &self.device, &now.device),
-        ] {
-            let missing: Vec<_> = before.iter().filter(|l| !after.contains(l)).collect();
-            let more: Vec<_> = after.iter().filter(|l| !before.contains(l)).collect();
-            ensure!(
-                before == after,
-                "{what} of {}: missing {missing:#?}, more {more:#?} ({} lines, then {})",
-                node.name(),
-                before.len(),
-                after.len()
-            );
-        }
+        let missing = difference(&self.lines, &now.lines);
+        let added = difference(&now.lines, &self.lines);
+        ensure!(
+            missing.is_empty() && added.is_empty() && *self == now,
+            "{} has another state; missing: {missing:?}; there instead: {added:?}",
+            node.name()
+        );
         Ok(())
     }
 }
 
-/// Settings and addresses of the device.
+fn difference<'a>(one: &'a [String], other: &[String]) -> Vec<&'a String> {
+    one.iter().filter(|line| !other.contains(line)).collect()
+}
+
 fn device(node: &Node) -> Result<Vec<String>> {
-    let arguments = ["-j", "-d", "address", "show", "podwire0"];
-    let text = node.namespace().output("ip", &arguments, "")?;
-    let links: Value = serde_json::from_str(&text)?;
-    let link = &links[0];
-    let mut lines: Vec<_> = ["flags", "mtu", "txqlen", "inet6_addr_gen_mode"]
-        .iter()
-        .map(|field| format!("{field} {}", link[field]))
+    let shown = ["-j", "address", "show", "dev", "podwire0"];
+    let text = node.namespace().output("ip", &shown, "")?;
+    let shown: Value = serde_json::from_str(&text)?;
+    let link = &shown[0];
+    let is_up = link["flags"]
+        .as_array()
+        .with_context(|| format!("no flags in {text}"))?
+        .contains(&Value::from("UP"));
+    let mut lines = vec![format!(
+        "device up {is_up} mtu {} queue {}",
+        link["mtu"], link["txqlen"]
+    )];
+    let mut addresses: Vec<_> = link["addr_info"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|info| format!("address {}/{}", info["local"], info["prefixlen"]))
         .collect();
-    let addresses = link["addr_info"].as_array().into_iter().flatten();
-    lines.extend(addresses.map(|info| format!("{}/{}", info["local"], info["prefixlen"])));
-    for setting in ["forwarding", "rp_filter"] {
-        let path = format!("/proc/sys/net/ipv4/conf/podwire0/{setting}");
-        let value = node.namespace().run(|| fs::read_to_string(&path))?;
-        lines.push(format!("{setting} {}", value.trim()));
-    }
+    addresses.sort();
+    lines.extend(addresses);
+    let settings = node.namespace().run(|| {
+        let read = |setting: &&str| {
+            let path = format!("/proc/sys/net/{setting}");
+            let value = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+            Ok(format!("{setting} {}", value.trim()))
+        };
+        SETTINGS.iter().map(read).collect::<Result<Vec<_>>>()
+    })?;
+    lines.extend(settings);
     Ok(lines)
+}
+
+/// How long a node takes, from the beginning of this damage, to be `whole` again.
+///
+/// # Errors
+/// The damage's, and when the node is not whole within a generous deadline.
+pub fn time_to_heal(
+    node: &Node,
+    whole: &KernelState,
+    damage: impl FnOnce() -> Result<()>,
+) -> Result<Duration> {
+    let start = Instant::now();
+    damage()?;
+    until(CONVERGENCE, &format!("{} to be whole", node.name()), || {
+        whole.is_that_of(node)
+    })?;
+    Ok(start.elapsed())
 }

@@ -1,6 +1,7 @@
 //! A node: a namespace on the underlay with a bridge, pods behind it, and an agent's process.
 
 mod agent;
+mod clock;
 mod reboot;
 
 use std::net::IpAddr;

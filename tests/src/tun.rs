@@ -1,12 +1,12 @@
 //! A node whose `/dev/net/tun` is not what it should be.
 
+use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, open};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::thread::UnshareFlags;
 
-use crate::sandbox::unshare;
+use crate::empty_folder::empty_folder;
 
 /// What an agent finds in place of the TUN driver's device file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,15 +30,10 @@ const UNUSED_MINOR: u32 = 254;
     reason = "std offers no other way to act between fork and exec"
 )]
 pub(crate) fn replace_tun_device(command: &mut Command, file: TunFile) {
+    empty_folder(command, c"/dev/net");
     // SAFETY: system calls with constant arguments alone: async-signal-safe, no allocation.
     unsafe {
-        command.pre_exec(move || {
-            unshare(UnshareFlags::NEWNS)?;
-            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            mount_change(c"/", private)?;
-            mount(c"tmpfs", c"/dev/net", c"tmpfs", MountFlags::empty(), None)?;
-            make(file)
-        });
+        command.pre_exec(move || make(file));
     }
 }
 

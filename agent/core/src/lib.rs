@@ -13,7 +13,9 @@
 pub mod allowed_ips;
 pub mod annotations;
 mod claim;
+pub mod damage;
 pub mod desired_kernel;
+pub mod endpoint_order;
 pub mod generation;
 pub mod kernel;
 pub mod key;

@@ -204,7 +204,7 @@ fn is_in_the_way(route: &ForeignRoute, desired: &Kernel, guard: &GuardTable) -> 
 }
 
 fn leads_into_the_device(route: &ForeignRoute, guard: &GuardTable) -> bool {
-    matches!(&route.leads, Leads::Out(link) if *link == guard.device)
+    matches!(&route.leads, Leads::Out(link) if Some(link) == guard.device.as_ref())
 }
 
 fn leads_to_the_underlay(route: &ForeignRoute, guard: &GuardTable) -> bool {

@@ -18,6 +18,7 @@ use crate::handshake_limiter::HandshakeLimiter;
 use crate::lane::Lane;
 use crate::noise::LaneKey;
 use crate::one_sided::OneSided;
+use crate::own_epoch::OwnEpoch;
 use crate::peer::{Peer, PeerConfig, PeerLane, PeerState};
 use crate::peer_table::PeerTable;
 use crate::receiver_index::ReceiverIndices;
@@ -92,6 +93,7 @@ pub struct Device {
     pub(crate) limiter: HandshakeLimiter,
     pub(crate) table: ArcSwap<PeerTable>,
     pub(crate) seed: u64,
+    keeps_open: bool,
     pub(crate) own_epoch: OwnEpoch,
     /// Held while the table is replaced.
     writer: Mutex<OneSided>,
@@ -136,6 +138,8 @@ impl Device {
             limiter: HandshakeLimiter::new(handshakes_per_second),
             table: ArcSwap::from_pointee(PeerTable::default()),
             seed,
+            keeps_open,
+            own_epoch: OwnEpoch::default(),
             writer: Mutex::default(),
             addresses,
         }))
@@ -194,7 +198,21 @@ impl Device {
             .iter()
             .filter(|name| one_sided.may_have(name));
         asked.for_each(|name| self.request_handshake(name));
+        if self.keeps_open {
+            self.open_ways();
+        }
         replaced.changes
+    }
+
+    /// Asks every peer that is not asked already.
+    fn open_ways(&self) {
+        for peer in self.table.load().peers() {
+            for (own, cell) in self.lanes.iter().zip(&peer.state.lanes).take(peer.lanes) {
+                if !cell.lock().set.as_ref().is_some_and(|set| set.is_active) {
+                    own.requested.lock().push_back(Arc::clone(&peer.state));
+                }
+            }
+        }
     }
 
     /// Ends every session with a peer that is gone; whether there was one.

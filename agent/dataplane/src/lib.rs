@@ -23,6 +23,7 @@ pub mod lane;
 mod message;
 mod noise;
 mod one_sided;
+mod own_epoch;
 pub mod packet_queue;
 mod peer;
 mod peer_table;

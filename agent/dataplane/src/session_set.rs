@@ -132,9 +132,9 @@ pub(crate) struct SessionSet {
     is_passed_over: bool,
     pending: Option<Pending>,
     confirmation: Option<Confirmation>,
+    /// When the peer's initiation was accepted that holds ours back: the first since we sent one or
+    /// confirmed a session.
     accepted: Option<Instant>,
-    /// When an initiation of the peer was refused for the sake of ours.
-    crossed: Option<Instant>,
     confirmed: Option<Instant>,
     sent: Option<Instant>,
     /// When anything authentic came from the peer.
@@ -161,7 +161,6 @@ impl SessionSet {
             pending: None,
             confirmation: None,
             accepted: None,
-            crossed: None,
             confirmed: None,
             sent: None,
             heard: None,
@@ -185,19 +184,13 @@ impl SessionSet {
         };
         if identity != self.identity {
             self.identity = identity;
-            self.retry_at = None;
-            self.accepted = None;
-            self.crossed = None;
-            self.pending = None;
-            for member in &mut self.members {
-                member.replaced.get_or_insert(context.now);
-            }
+            self.replace_members(context);
         }
     }
 
     /// Makes before it breaks: the members of now send until a new one has completed a handshake.
     fn replace_members(&mut self, context: &Context<'_>) {
-        self.retry_at = None;
+        self.retry_at = self.retry_at.and(Some(context.now));
         self.accepted = None;
         self.pending = None;
         for member in &mut self.members {
@@ -332,6 +325,7 @@ impl SessionSet {
         let before = tunnel.current();
         let received = tunnel.receive(context.now, message, receiver, output)?;
         let is_switched = tunnel.current() != before;
+        self.heard = Some(context.now);
         self.confirmation
             .take_if(|confirmation| confirmation.receiver == receiver);
         self.endpoint.heard_from(&context.peer.config.pair, source);

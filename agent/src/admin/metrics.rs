@@ -53,6 +53,7 @@ pub(super) fn text(shown: &Shown, now: Instant) -> String {
         );
     }
     register_control(&mut registry, &status);
+    register_obstacles(&mut registry, &status);
     register_refusals(&mut registry, &status);
     let mut text = String::new();
     // Writing into a String cannot fail.
@@ -123,6 +124,16 @@ fn register_handshakes(registry: &mut Registry, shown: &Shown) {
         "Handshake messages, by kind and direction",
         family,
     );
+}
+
+/// One series for each of the first obstacles, so that an alert can name what to remove.
+fn register_obstacles(registry: &mut Registry, status: &Status) {
+    let family = Family::<ObstacleLabel, Gauge>::default();
+    for what in &status.obstacles {
+        let what = what.clone();
+        family.get_or_create(&ObstacleLabel { what }).set(1);
+    }
+    registry.register("obstacle", "What stands in the way of pod traffic", family);
 }
 
 /// Every reason is there at all times, so that an alert can tell zero from unknown.

@@ -105,6 +105,10 @@ pub(crate) fn status(status: &Status) -> String {
     }));
     let unroutable = status.unroutable.iter();
     lines.extend(unroutable.map(|(node, why)| format!("unroutable  {node}: {why}")));
+    let unnamed = status.obstacles_total - status.obstacles.len();
+    let unnamed = (unnamed > 0).then(|| format!("and {unnamed} more"));
+    let obstacles = status.obstacles.iter().cloned().chain(unnamed);
+    lines.extend(obstacles.map(|what| format!("in the way  {what}")));
     lines.extend(
         status
             .problems

@@ -26,7 +26,9 @@ use crate::config::Config;
 use crate::control::boot;
 use crate::control::contradictions;
 use crate::control::data_plane::DataPlane;
+use crate::control::endpoints_in_use::{endpoints_in_use, fallbacks};
 use crate::control::generations;
+use crate::control::healing::Healing;
 use crate::control::incumbents;
 use crate::control::mode::{self, ModeDecision, ModeInputs};
 use crate::control::obstacles::Obstacles;
@@ -53,6 +55,8 @@ pub(crate) enum Cause {
     /// Somebody changed links, addresses, routes, rules or nftables, or the transport lost its
     /// device or learnt a path MTU.
     Kernel,
+    /// A peer answers at another endpoint than its first, or no longer does.
+    Endpoint,
     /// What failed or was lacking is tried again.
     Retry,
     /// Nothing was told for a while: some changes are told by nobody.

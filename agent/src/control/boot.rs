@@ -15,6 +15,9 @@ use crate::netlink::{self, Netlink};
 /// Closes the cluster's pod CIDRs, knowing nothing but the flags: a start that fails later, for a
 /// damaged key or a full disk, leaves the node closed. A table that is there knows more and stays;
 /// what is missing beside it, or all, is put in place.
+///
+/// # Errors
+/// The first one. Each of the two guards is installed also where the other one cannot be.
 pub(super) async fn close(
     netlink: &mut Netlink,
     name: &NodeName,
@@ -40,8 +43,11 @@ pub(super) async fn close(
     let wanted = |change: &&Change| {
         is_guard(change) && !(has_table && matches!(change, Change::InstallGuard(_)))
     };
+    let mut failed = None;
     for change in plan(&observed, &closed).iter().filter(wanted) {
-        netlink.apply(change).await?;
+        if let Err(error) = netlink.apply(change).await {
+            failed.get_or_insert(error);
+        }
     }
     failed.map_or(Ok(()), Err)
 }

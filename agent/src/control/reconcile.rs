@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use podwire_core::desired_kernel::{DesiredKernel, DeviceOptions, desired_kernel, path_mtus};
+use podwire_core::endpoint_order::in_order;
 use podwire_core::kernel::{Change, Guard, Kernel, RouteAction, Underlay};
-use podwire_core::mesh::{DesiredMesh, Pair, desired_mesh};
+use podwire_core::mesh::{DesiredMesh, EncryptedPair, Pair, desired_mesh};
 use podwire_core::node::NodeName;
 use podwire_core::plan::plan;
 use podwire_core::record::{ANNOTATION_PREFIX, Mode};
@@ -93,7 +94,11 @@ impl Agent {
         self.problems
             .forwarding
             .put(forwarding::problem(&own.pod_cidrs));
-        let underlay = self.netlink.underlay(underlay_addresses(&mesh)).await?;
+        self.in_use = self.endpoints_in_use();
+        let mut underlay = self.netlink.underlay(underlay_addresses(&mesh)).await?;
+        for (address, path) in &mut underlay {
+            path.in_use = self.in_use.contains(address);
+        }
         let observed = self.netlink.observe().await?;
         let obstacle = self.netlink.obstacle();
         self.watch.complete();
@@ -113,14 +118,18 @@ impl Agent {
         self.shown
             .unroutable
             .store(Arc::new(desired.unroutable.clone()));
-        let done = self.bring_about(&mesh, &underlay, &desired).await;
+        let done = self.bring_about(&mesh, &underlay, observed, &desired).await;
         if let Some(data_plane) = &self.data_plane {
             let device = data_plane.device();
             reopened
                 .iter()
                 .for_each(|name| device.request_handshake(name));
         }
-        done
+        self.look_for_obstacles(&desired.kernel).await;
+        done?;
+        obstacle
+            .filter(|_| encrypted)
+            .map_or(Ok(()), |obstacle| Err(obstacle.into()))
     }
 
     /// Guards first, then the data plane with its peers, then what leads packets into it.
@@ -128,30 +137,47 @@ impl Agent {
         &mut self,
         mesh: &DesiredMesh,
         underlay: &Underlay,
-        observed: &Kernel,
+        mut kernel: Kernel,
         desired: &DesiredKernel,
     ) -> anyhow::Result<()> {
-        let observed = match self.netlink.observe().await {
-            Ok(observed) => observed,
-            Err(error) => {
-                self.close(mesh, desired).await?;
-                return Err(error.into());
-            }
-        };
-        let changes = plan(&observed, &desired.kernel);
+        let damage = self.healing.damage(&kernel, &desired.kernel);
+        let mut changes = plan(&kernel, &desired.kernel);
         // Routes of a predecessor stay until it is known what they should be.
         let blind = mesh.own.pod_cidrs.is_empty();
         // So does a table of a predecessor, which knows the local pods.
-        let is_kept = blind && observed.guard != Guard::Missing;
+        let is_kept = blind && kernel.guard != Guard::Missing;
+        changes.retain(|change| {
+            !(blind && !is_guard(change) || is_kept && matches!(change, Change::InstallGuard(_)))
+        });
+        self.guarded = kernel.guard != Guard::Missing;
         // Without a device to be had, there is no data plane to be started.
-        let mut prepared = blind || desired.kernel.device.is_none();
+        let prepared = blind || desired.kernel.device.is_none();
+        let done = self
+            .carry_out(&changes, &mut kernel, prepared, mesh, underlay)
+            .await;
+        self.healing
+            .passed(kernel, &damage, done.is_ok(), Instant::now());
+        if let Some(data_plane) = &mut self.data_plane {
+            data_plane.settle();
+        }
+        if done.is_ok() {
+            self.shown.kernel.store(Arc::new(desired.kernel.clone()));
+        }
+        done
+    }
+
+    /// Carries changes out, the data plane between those that close and the others, unless it is
+    /// `prepared`. `kernel` is then what they have made of it.
+    async fn carry_out(
+        &mut self,
+        changes: &[Change],
+        kernel: &mut Kernel,
+        mut prepared: bool,
+        mesh: &DesiredMesh,
+        underlay: &Underlay,
+    ) -> anyhow::Result<()> {
         let (mut failed, mut is_open) = (None, false);
-        self.guarded = observed.guard != Guard::Missing;
-        for change in &changes {
-            let is_table = matches!(change, Change::InstallGuard(_));
-            if is_table && is_kept || blind && !is_guard(change) {
-                continue;
-            }
+        for change in changes {
             if is_open && !is_guard(change) {
                 break;
             }
@@ -160,37 +186,25 @@ impl Agent {
                 prepared = true;
             }
             let done = self.apply(change).await;
-            if is_table {
+            if matches!(change, Change::InstallGuard(_)) {
                 // One guard is installed also where the other one cannot be; nothing else is.
                 is_open = done.is_err();
                 self.guarded |= done.is_ok();
             }
             match (done, change) {
+                (Ok(()), _) => {
+                    let before = std::mem::take(kernel);
+                    *kernel = podwire_core::plan::apply(before, std::slice::from_ref(change));
+                }
                 (Err(error), Change::CreateDevice | Change::SetDevice(_)) => return Err(error),
                 // One peer's route, or an address of one family, keeps no other from its own.
                 (Err(error), _) => drop(failed.get_or_insert(error)),
-                (Ok(()), _) => {}
             }
         }
         if !prepared && !is_open {
             self.prepare_data_plane(mesh, underlay)?;
         }
         failed.map_or(Ok(()), Err)
-    }
-
-    /// Puts the guards back where nothing else can be done: somebody else has the device's name,
-    /// say.
-    async fn close(&mut self, mesh: &DesiredMesh, desired: &DesiredKernel) -> anyhow::Result<()> {
-        let observed = self.netlink.observe_guards().await?;
-        let is_kept = mesh.own.pod_cidrs.is_empty() && observed.guard != Guard::Missing;
-        let changes = plan(&observed, &desired.kernel);
-        // The plan closes first, and opens again only at its end.
-        for change in changes.iter().take_while(|change| is_guard(change)) {
-            if !(is_kept && matches!(change, Change::InstallGuard(_))) {
-                self.apply(change).await?;
-            }
-        }
-        Ok(())
     }
 
     async fn apply(&mut self, change: &Change) -> anyhow::Result<()> {
@@ -215,6 +229,9 @@ impl Agent {
             return Ok(());
         }
         if self.data_plane.is_none() {
+            if let Some(in_use) = self.netlink.device_in_use() {
+                return Err(in_use.into());
+            }
             let has_predecessor = self.state.ever_encrypted();
             // From here on a failure never makes this node plaintext.
             self.state.keep_ever_encrypted()?;

@@ -22,7 +22,8 @@ mod watch;
 
 use std::net::IpAddr;
 
-use podwire_core::kernel::{Change, Device, Kernel, RouteAction, Underlay};
+use podwire_core::kernel::{Change, Device, Guard, GuardTable, Kernel, RouteAction, Underlay};
+use podwire_core::obstacles::Foreign;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 

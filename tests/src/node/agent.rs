@@ -25,6 +25,8 @@ pub(super) struct AgentState {
     environment: Vec<(String, String)>,
     /// Whether it sees a TUN device, once a test has said so.
     tun: Option<bool>,
+    /// What sets its wall clock, if that is not the machine's.
+    pub(super) clock: Option<PathBuf>,
     confinement: Option<Confinement>,
     process: Option<AgentProcess>,
     /// After the process, which must have ended when it goes.

@@ -54,6 +54,14 @@ impl Obstacle {
         }
     }
 
+    /// Whether the agent ends; else it waits, closed, for what is lacking.
+    fn ends_the_start(&self) -> bool {
+        match self {
+            Self::Keys | Self::History => true,
+            Self::Port(_) | Self::Device => false,
+        }
+    }
+
     /// What pods see. Before the disk has told which are its own, what they send is dropped as it
     /// comes in: nobody vouches for its source.
     fn sight_of_pods(&self) -> Sight {
@@ -135,7 +143,7 @@ fn failing_boot(scene: &Scene, mut obstacle: Obstacle) -> Result<()> {
     let node = scene.node();
     fault::inflict_boot(scene)?;
     obstacle.put(node)?;
-    fails_to_start(scene, obstacle.words())?;
+    fails_to_start(scene, &obstacle)?;
     node.create_pods()?;
     is_closed(scene, obstacle.sight_of_pods())?;
     obstacle.take_away(node)
@@ -146,7 +154,7 @@ fn failing_restart(scene: &Scene) -> Result<()> {
     let (node, mut obstacle) = (scene.node(), Obstacle::Keys);
     fault::inflict(scene, &[Fault::AgentKilled, Fault::RoutesFlushed])?;
     obstacle.put(node)?;
-    fails_to_start(scene, obstacle.words())?;
+    fails_to_start(scene, &obstacle)?;
     // From here on the covers are alone.
     fault::inflict(scene, &[Fault::TableFlushed])?;
     is_closed(scene, Sight::Unreachable)?;
@@ -180,12 +188,21 @@ fn foreign_device(context: &Context) -> Result<()> {
     scene.nothing_leaked()
 }
 
-fn fails_to_start(scene: &Scene, reason: &str) -> Result<()> {
-    let node = scene.node();
+/// The agent ends by itself, or is killed where it would wait.
+fn fails_to_start(scene: &Scene, obstacle: &Obstacle) -> Result<()> {
+    let (node, reason) = (scene.node(), obstacle.words());
     node.start_agent()?;
-    let ended = node.wait_agent_end(CONVERGENCE)?;
+    if obstacle.ends_the_start() {
+        let ended = node.wait_agent_end(CONVERGENCE)?;
+        ensure!(!ended.success(), "it started");
+    } else {
+        wait_status(node, "to say what is lacking", |status| {
+            let is_named = |problem: &String| problem.contains(reason);
+            !status.ready && status.problems.iter().any(is_named)
+        })?;
+        node.kill_agent()?;
+    }
     let log = node.log();
-    ensure!(!ended.success(), "it started");
     ensure!(log.contains(reason), "it does not name {reason}: {log}");
     covered(node)
 }

@@ -138,7 +138,7 @@ fn view(node: &Node) -> Result<Vec<String>> {
     let rows = rows.map(|row| format!("{} {:?}", row.mode, row.public_key));
     let refused = status(node)?.refusals;
     let refused = refused.into_iter().filter(|(name, _)| name == "node-2");
-    let refused = refused.map(|(_, reason)| reason);
+    let refused = refused.map(|(_, refused)| refused.message);
     Ok(rows.chain(refused).collect())
 }
 

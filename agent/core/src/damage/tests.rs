@@ -21,7 +21,7 @@ fn into_device(source: &str, mtu: u32) -> RouteAction {
 
 fn table(own: &str) -> Guard {
     Guard::Installed(GuardTable {
-        device: "podwire0".to_owned(),
+        device: Some("podwire0".to_owned()),
         cluster_cidrs: [net("10.244.0.0/16")].into(),
         own_cidrs: [net(own)].into(),
         host_network_cidrs: [].into(),

@@ -23,7 +23,7 @@ fn out(link: &str) -> Leads {
 /// A node with own pods and one encrypted peer.
 fn desired() -> Kernel {
     let guard = GuardTable {
-        device: "podwire0".to_owned(),
+        device: Some("podwire0".to_owned()),
         cluster_cidrs: [net("10.244.0.0/16"), net("fd00:10:244::/48")].into(),
         own_cidrs: [net("10.244.1.0/24"), net("fd00:10:244:1::/64")].into(),
         host_network_cidrs: BTreeSet::new(),

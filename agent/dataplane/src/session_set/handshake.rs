@@ -133,32 +133,33 @@ impl SessionSet {
             })
     }
 
-    /// Starts anew where our initiation went before the peer's and was not answered: it was lost,
-    /// or came before the peer knew this node. The peer lives, and waits for us by its own timer,
-    /// as boringtun does for five seconds.
-    pub(super) fn retry_crossed(
+    /// Repeats our own first initiation when the peer, whose own was passed over for it, has not
+    /// answered: ours was lost, as when the peer had not quite started yet. Nobody need wait for the
+    /// next retry.
+    pub(super) fn repeat_crossed(
         &mut self,
         context: &Context<'_>,
         send: &mut UnderlayBatch,
     ) -> Result<(), OutputFull> {
-        let is_due = self
-            .crossed
-            .is_some_and(|at| context.now.saturating_duration_since(at) >= CROSSING_WINDOW);
-        if !is_due {
+        let flight = |index: usize| self.members[index].tunnel.flight();
+        let is_first = |index: &usize| {
+            flight(*index).is_some_and(|flight| {
+                flight.attempts == 1
+                    && context.now.saturating_duration_since(flight.started) >= CROSSING_WINDOW
+            })
+        };
+        let Some(index) = self.target().filter(is_first) else {
+            return Ok(());
+        };
+        if !self.is_passed_over || self.pending.is_some() {
             return Ok(());
         }
         if !send.has_room(HANDSHAKE_ROOM) {
             return Err(OutputFull);
         }
-        self.crossed = None;
-        let Some(index) = self.target() else {
-            return Ok(());
-        };
-        let member = &mut self.members[index];
-        if member.tunnel.flight().is_some_and(|it| it.attempts == 1) {
-            // Another member: boringtun counts the time of this one's attempt.
-            member.replaced = Some(context.now);
-            self.initiate(context, send, None)?;
+        self.is_passed_over = false;
+        if self.members[index].tunnel.repeat(context.now, send.room()) {
+            self.post_initiation(index, context, send, None);
         }
         Ok(())
     }
@@ -175,7 +176,7 @@ impl SessionSet {
     ) -> Result<(), DropReason> {
         let index = match self.target() {
             Some(index) if self.is_crossed(index, context) => {
-                self.crossed.get_or_insert(context.now);
+                self.is_passed_over = true;
                 return Err(DropReason::HandshakeCrossed);
             }
             Some(index) if self.members[index].tunnel.can_accept(context.now) => index,
@@ -287,7 +288,6 @@ impl SessionSet {
             tracing::info!(%peer, lane, ?before, ?after, "peer answers at another endpoint");
         }
         self.confirmed = Some(context.now);
-        self.crossed = None;
         self.traffic.handshakes += 1;
         self.accepted = None;
         self.is_passed_over = false;

@@ -246,10 +246,10 @@ fn simultaneous_starts_survive_the_loss_of_the_first_initiation() {
         network.lose(move |transit| {
             transit.from == lost && transit.kind() == 1 && std::mem::take(&mut is_first)
         });
-        network.ping(0, 1, 0);
-        network.ping(1, 0, 0);
-        // Not only after boringtun's five seconds: the end that refused the other's tries again.
-        network.run(seconds(2));
+        network.ping(lost, 1 - lost, 0);
+        network.run(milliseconds(pause));
+        network.ping(1 - lost, lost, 0);
+        network.run(milliseconds(1_500));
         network.assert_all_delivered(0, 1);
         network.assert_all_delivered(1, 1);
         network.run(seconds(10));

@@ -15,7 +15,7 @@ fn net(text: &str) -> IpNet {
 
 fn guard() -> GuardTable {
     GuardTable {
-        device: "podwire0".to_owned(),
+        device: Some("podwire0".to_owned()),
         cluster_cidrs: [net("10.244.0.0/16"), net("fd00:10:244::/48")].into(),
         own_cidrs: [net("10.244.1.0/24")].into(),
         host_network_cidrs: BTreeSet::new(),
