@@ -42,7 +42,15 @@ deny: ## Licences, sources and duplicate crates of every dependency (needs cargo
 .PHONY: soak
 soak: build ## What takes longer than a test may; its results go to tests/results
 	$(LONG) --test soak
-	PODWIRE_SOAK=1 $(LONG) --test faults --test attacks --test chaos
+	PODWIRE_SOAK=1 $(LONG) --test faults --test healing --test attacks --test chaos
+	$(MAKE) fuzz
+
+# Of each fuzz target.
+SECONDS_EACH ?= 600
+
+.PHONY: fuzz
+fuzz: setup ## Fuzz every parser of untrusted bytes, ten minutes each (SECONDS_EACH), into tests/results
+	PODWIRE_RESULTS=tests/results agent/fuzz/run $(SECONDS_EACH)
 
 .PHONY: check-performance
 check-performance: build ## Every promised percentage and duration, measured, into tests/results

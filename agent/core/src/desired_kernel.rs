@@ -267,8 +267,8 @@ impl<'a> PathMtus<'a> {
         }
     }
 
-    /// Path MTU and family of the endpoint in use, or else of the first that has a path. A peer that
-    /// names no endpoint may turn up on either family: the larger overhead is taken.
+    /// Path MTU and family of the endpoint in use, or else of the first that has a path. A peer
+    /// that names no endpoint may turn up on either family: the larger overhead is taken.
     fn outer(&self, pair: &EncryptedPair) -> (u32, Family) {
         let first = pair
             .endpoints

@@ -43,8 +43,8 @@ pub struct DeviceConfig {
     /// Handshake limit of the whole node, normally
     /// [`HANDSHAKES_PER_SECOND`](crate::handshake_limiter::HANDSHAKES_PER_SECOND).
     pub handshakes_per_second: u32,
-    /// Nobody can reach this node unasked: it asks every peer that can be reached, and again whenever
-    /// it has not heard from one for long.
+    /// Nobody can reach this node unasked: it asks every peer that can be reached, and again
+    /// whenever it has not heard from one for long.
     pub keeps_open: bool,
     /// Seed of the slot permutation and of jitter; from the operating system's random source.
     pub seed: u64,

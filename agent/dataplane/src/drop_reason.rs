@@ -36,8 +36,8 @@ drop_reasons! {
     TooBig = "too-big",
     /// Not an IP packet, or its lengths contradict each other (both directions).
     MalformedInner = "malformed-inner",
-    /// Names further addresses that it wants to go to (both directions): an IPv4 source route, or an
-    /// IPv6 routing header. Its destination, by which it is routed, is not where it would end.
+    /// Names further addresses that it wants to go to (both directions): an IPv4 source route, or
+    /// an IPv6 routing header. Its destination, by which it is routed, is not where it would end.
     SourceRouted = "source-routed",
     /// Underlay: not a WireGuard message by type and length.
     MalformedMessage = "malformed-message",

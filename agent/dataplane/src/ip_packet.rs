@@ -116,7 +116,8 @@ impl IpPacket {
 }
 
 //= RFC 7126 §4.3, §4.4
-/// Whether IPv4 options hold a source route. What cannot be read is not one: no host reads it either.
+/// Whether IPv4 options hold a source route. What cannot be read is not one: no host reads it
+/// either.
 fn has_source_route(mut options: &[u8]) -> bool {
     loop {
         options = match options {

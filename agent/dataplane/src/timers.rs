@@ -24,8 +24,8 @@ pub(crate) const REUSE_UNTIL: Duration = Duration::from_secs(420);
 /// Age at which a session is not sent on any more: boringtun drops it a moment later by its own
 /// clock, and must not be asked then.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(179);
-/// Silence after which a node that nobody can reach unasked renews its session, which also keeps the
-/// way open: routers forget a UDP mapping that nothing answers after 30 s (Linux,
+/// Silence after which a node that nobody can reach unasked renews its session, which also keeps
+/// the way open: routers forget a UDP mapping that nothing answers after 30 s (Linux,
 /// `nf_conntrack_udp_timeout`), and WireGuard's own advice for its keepalives is 25 s.
 pub(crate) const KEEP_OPEN_AFTER: Duration = Duration::from_secs(25);
 /// How far boringtun's clock may be behind when it makes a session: by one hold (see

@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicUsize;
 use crate::control::status::Status;
 use crate::transport::Counter;
 
+pub use server::routes;
 pub(crate) use server::{serve_metrics, serve_socket};
 
 /// Name of the admin socket in the run folder.

@@ -63,6 +63,13 @@ pub(crate) enum AdminError {
     },
 }
 
+/// The requests of the admin socket and of the metrics port, as an agent answers them that has not
+/// begun yet.
+pub fn routes() -> [Router; 2] {
+    let shown = ShownHandle::default();
+    [router(Arc::clone(&shown)), metrics_router(shown)]
+}
+
 fn router(shown: ShownHandle) -> Router {
     Router::new()
         .route(

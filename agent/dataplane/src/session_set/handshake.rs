@@ -134,8 +134,8 @@ impl SessionSet {
     }
 
     /// Repeats our own first initiation when the peer, whose own was passed over for it, has not
-    /// answered: ours was lost, as when the peer had not quite started yet. Nobody need wait for the
-    /// next retry.
+    /// answered: ours was lost, as when the peer had not quite started yet. Nobody need wait for
+    /// the next retry.
     pub(super) fn repeat_crossed(
         &mut self,
         context: &Context<'_>,

@@ -1,5 +1,5 @@
-//! Every message with every bit changed, of every length, on every lane: dropped for its reason, and
-//! nothing else changes.
+//! Every message with every bit changed, of every length, on every lane: dropped for its reason,
+//! and nothing else changes.
 
 use std::collections::BTreeSet;
 

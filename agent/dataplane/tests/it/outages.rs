@@ -1,5 +1,5 @@
-//! Black holes of any length and direction, at any time: what is sent after their end arrives, after
-//! one retry of a handshake at most.
+//! Black holes of any length and direction, at any time: what is sent after their end arrives,
+//! after one retry of a handshake at most.
 
 use std::time::Duration;
 
