@@ -5,6 +5,7 @@
 //! | LAN 0, its router, node n | 192.0.2.0/24, .1, .(10+n) | 2001:db8::/64, ::1, ::(10+n) |
 //! | LAN 1, its router, node n | 198.51.100.0/24, .1, .(10+n) | 2001:db8:1::/64, ::1, ::(10+n) |
 //! | outside, its router, its host | 203.0.113.0/24, .254, .1 | 2001:db8:ffff::/64, ::fe, ::1 |
+//! | attacker k, behind the host outside | 198.18.(k/256).(k%256) | 2001:db8:a:k::1 |
 //! | pods of node n | 10.244.n.0/24 | fd00:10:244:n::/64, n written in decimal |
 //! | the bridge of node n, its pod p | .1, .(1+p) | ::1, ::(1+p) |
 //!
@@ -147,6 +148,30 @@ pub fn outside_router(version: IpVersion) -> IpAddr {
 #[must_use]
 pub fn outside_host(version: IpVersion) -> IpAddr {
     host(outside(version), 1)
+}
+
+/// The networks of attackers: 198.18.0.0/16 (for measurements, RFC 2544) and 2001:db8:a::/48.
+pub(crate) fn attackers(version: IpVersion) -> IpNet {
+    match version {
+        IpVersion::V4 => net4(Ipv4Addr::new(198, 18, 0, 0), 16),
+        IpVersion::V6 => net6(Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0), 48),
+    }
+}
+
+/// An attacker's address, each in a /64 of its own.
+pub(crate) fn attacker(version: IpVersion, number: u16) -> IpAddr {
+    match version {
+        IpVersion::V4 => host(attackers(version), number),
+        IpVersion::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xa, number, 0, 0, 0, 1).into(),
+    }
+}
+
+/// The address that stands for any of a version.
+pub(crate) fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// A node's own address in its LAN.

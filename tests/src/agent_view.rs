@@ -176,6 +176,17 @@ pub fn get(node: &Node, path: &str) -> Result<(String, String)> {
     Ok((line.to_owned(), rest.to_owned()))
 }
 
+/// The value of one sample of an agent's metrics, by its name with all its labels.
+///
+/// # Errors
+/// When the agent does not answer, or has no such sample.
+pub fn sample(node: &Node, name: &str) -> Result<u64> {
+    let (_, text) = get(node, "/metrics")?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = value.with_context(|| format!("no {name} in {text}"))?;
+    Ok(value.trim().parse()?)
+}
+
 /// The row of one peer.
 pub fn peer(node: &Node, name: &str) -> Result<Peer> {
     let rows = peers(node)?;

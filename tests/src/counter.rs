@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::address;
 use crate::cookie::Cookie;
 use crate::echo::{self, ECHO_PORT, HEADER_BYTES};
 use crate::namespace::Namespace;
@@ -201,7 +202,7 @@ impl UdpCounter {
             .with_context(|| format!("binding {target}"))?;
         let address = receiver.local_addr()?;
         let sender = from.run(|| {
-            let socket = bind(unspecified(target))?;
+            let socket = bind(address::unspecified(target))?;
             socket.connect(&address)?;
             io::Result::Ok(socket)
         })?;
@@ -440,14 +441,6 @@ impl Seen {
         self.missing.extend(self.next..number);
         self.next = number + 1;
         true
-    }
-}
-
-fn unspecified(like: IpAddr) -> IpAddr {
-    if like.is_ipv4() {
-        std::net::Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        std::net::Ipv6Addr::UNSPECIFIED.into()
     }
 }
 

@@ -24,7 +24,8 @@ pub struct Nat<'a> {
 }
 
 impl<'a> Nat<'a> {
-    /// Hides the nodes of LAN 1: their datagrams leave with these ports, under the router's address.
+    /// Hides the nodes of LAN 1: their datagrams leave with these ports, under the router's
+    /// address.
     ///
     /// # Errors
     /// nft's; also when the underlay has one LAN only.

@@ -109,7 +109,8 @@ impl<'a> Traffic<'a> {
         Ok(start.elapsed())
     }
 
-    /// Kills all agents, starts them again, and returns how long after their start all flows passed.
+    /// Kills all agents, starts them again, and returns how long after their start all flows
+    /// passed.
     ///
     /// # Errors
     /// When an agent cannot be started, or a flow does not pass in time.

@@ -1,5 +1,5 @@
-//! The wire of one node in the hands of somebody else: what passes is read, and whatever he likes is
-//! put on it.
+//! The wire of one node in the hands of somebody else: what passes is read, and whatever he likes
+//! is put on it.
 
 use std::io::{ErrorKind, Read as _};
 use std::net::SocketAddr;

@@ -2,6 +2,7 @@
 
 mod copies;
 mod families;
+mod floods;
 mod impaired;
 mod nat;
 mod replays;
@@ -14,9 +15,10 @@ use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
     // The longest first, so that nothing waits for it at the end.
-    let suites: [&[Test]; 6] = [
+    let suites: [&[Test]; 7] = [
         families::TESTS,
         impaired::TESTS,
+        floods::TESTS,
         nat::TESTS,
         restart::TESTS,
         replays::TESTS,

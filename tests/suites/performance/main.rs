@@ -1,10 +1,25 @@
-//! Promised percentages and durations, measured. `make check-performance` runs it.
+//! Promised percentages and durations, measured, one after the other. `make check-performance` runs
+//! it.
+
+mod clock;
+mod floods;
+mod healing;
+mod measure;
+mod mode;
+mod outage;
+mod restart;
 
 use std::process::ExitCode;
 
-use podwire_testbed::suite::{self, Test};
+use measure::Measure;
 
 fn main() -> ExitCode {
-    let suites: [&[Test]; 0] = [];
-    suite::run(suites.concat())
+    let measures: [&[Measure]; 5] = [
+        healing::MEASURES,
+        restart::MEASURES,
+        mode::MEASURES,
+        clock::MEASURES,
+        outage::MEASURES,
+    ];
+    measure::run(&measures.concat(), floods::TESTS)
 }

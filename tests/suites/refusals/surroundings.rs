@@ -1,5 +1,5 @@
-//! What a node may lack: each lack is told apart, with its remedy, the node is closed meanwhile, and
-//! works once it is there.
+//! What a node may lack: each lack is told apart, with its remedy, the node is closed meanwhile,
+//! and works once it is there.
 
 use std::net::UdpSocket;
 
