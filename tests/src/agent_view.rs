@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{Node, Testbed, until};
+use crate::{Node, Testbed, matrix, until};
 
 /// A mesh of a few nodes follows a change within this; two busy processors are slow.
 pub const CONVERGENCE: Duration = Duration::from_secs(30);
@@ -210,6 +210,17 @@ pub fn wait_peers(bed: &Testbed) -> Result<()> {
     let others = bed.nodes().len() - 1;
     bed.nodes().iter().try_for_each(|node| {
         wait_status(node, "all peers", |status| status.peers.total == others).map(drop)
+    })
+}
+
+/// Waits until every node has its peers, and every pod reaches every other one.
+///
+/// # Errors
+/// When it does not come to that.
+pub fn wait_whole(bed: &Testbed) -> Result<()> {
+    wait_peers(bed)?;
+    until(CONVERGENCE, "the mesh to be whole", || {
+        matrix::all_reached(&bed.matrix().run())
     })
 }
 

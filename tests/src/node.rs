@@ -156,6 +156,18 @@ impl Node {
         &self.folders.state
     }
 
+    /// Loses all that its agent, which must not run, keeps on disk.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn forget_state(&self) -> Result<()> {
+        for entry in fs::read_dir(self.state_dir())? {
+            let path = entry?.path();
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+        Ok(())
+    }
+
     /// Where its agent's socket is.
     #[must_use]
     pub fn run_dir(&self) -> &Path {

@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
-use podwire_testbed::agent_view::{CONVERGENCE, peer, wait_peers, wait_status};
+use podwire_testbed::agent_view::{CONVERGENCE, peer, wait_status, wait_whole};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{IpVersion, Node, Protocol, Testbed, Topology, matrix, until};
-
-use crate::state_folder::forget_state;
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -57,10 +55,7 @@ fn mesh(context: &Context, initiators: Initiators) -> Result<std::sync::Arc<Test
         mute(bed.node(2))?;
     }
     bed.start_agents()?;
-    wait_peers(&bed)?;
-    until(CONVERGENCE, "the mesh to be whole", || {
-        matrix::all_reached(&bed.matrix().run())
-    })?;
+    wait_whole(&bed)?;
     Ok(bed)
 }
 
@@ -139,7 +134,7 @@ fn before_a_restart(context: &Context) -> Result<()> {
     }
     // Nothing is known of the stamps of before, nor is the key that they were sent under.
     node.kill_agent()?;
-    forget_state(node)?;
+    node.forget_state()?;
     set_clock(node, -YEAR)?;
     start(node, -YEAR)?;
     accepted(&bed, 1).context("without its state, a year back")
@@ -167,7 +162,7 @@ fn new_handshake(bed: &Testbed) -> Result<()> {
 fn another_key(bed: &Testbed) -> Result<()> {
     let other = bed.node(2);
     other.kill_agent()?;
-    forget_state(other)?;
+    other.forget_state()?;
     other.start_agent()?;
     other.wait_ready()?;
     accepted(bed, 1)

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::agent_view::{CONVERGENCE, peer, status, wait_peers};
+use podwire_testbed::agent_view::{CONVERGENCE, peer, status, wait_whole};
 use podwire_testbed::kernel_state::KernelState;
 use podwire_testbed::suite::{self, Context, Test};
 use podwire_testbed::{Node, Testbed, Topology, matrix, until};
 
 use crate::reboot::{reboot, start_pods};
-use crate::state_folder::forget_state;
 
 pub(crate) const TESTS: &[Test] = &[(
     "an_agent_killed_at_any_moment_of_its_start_starts_again_as_if_nothing_had_been",
@@ -52,10 +51,7 @@ fn killed_at_any_moment(context: &Context) -> Result<()> {
         .pods_per_node(1)
         .agent_arguments(&["--log", "debug"]);
     let bed = context.mesh(&topology)?;
-    wait_peers(&bed)?;
-    until(CONVERGENCE, "the mesh to be whole", || {
-        matrix::all_reached(&bed.matrix().run())
-    })?;
+    wait_whole(&bed)?;
     let node = bed.node(1);
     let whole = KernelState::of(node)?;
     // Its lines so far are those of a start, and a few more.
@@ -101,7 +97,7 @@ fn killed(bed: &Testbed, whole: &KernelState, moment: &Moment, found: Found) -> 
     match found {
         Found::Nothing => {
             reboot(node)?;
-            forget_state(node)?;
+            node.forget_state()?;
             fs::remove_file(bed.directory().record_path(node.name()))?;
         }
         Found::Disk => reboot(node)?,

@@ -5,12 +5,10 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::agent_view::{CONVERGENCE, peer, peers, status, wait_peers};
+use podwire_testbed::agent_view::{CONVERGENCE, peer, peers, status, wait_whole};
 use podwire_testbed::kernel_state::KernelState;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Node, Testbed, Topology, matrix, until};
-
-use crate::state_folder::forget_state;
 
 pub(crate) const TESTS: &[Test] = &[(
     "what_a_predecessor_left_is_adopted_or_removed_and_never_doubled",
@@ -56,10 +54,7 @@ const HALF_WRITTEN: [&str; 3] = [
 
 fn leftovers(context: &Context) -> Result<()> {
     let bed = context.mesh(&Topology::new().nodes(2).pods_per_node(1))?;
-    wait_peers(&bed)?;
-    until(CONVERGENCE, "the mesh to be whole", || {
-        matrix::all_reached(&bed.matrix().run())
-    })?;
+    wait_whole(&bed)?;
     let node = bed.node(1);
     let whole = KernelState::of(node)?;
     let socket = node.run_dir().join("admin.sock");
@@ -117,7 +112,7 @@ fn state_lost(bed: &Testbed, whole: &KernelState) -> Result<()> {
     let (node, other) = (bed.node(1), bed.node(2));
     let before = status(node)?.public_key.context("a key")?;
     node.kill_agent()?;
-    forget_state(node)?;
+    node.forget_state()?;
     taken_over(bed, whole).context("without its state")?;
     let after = status(node)?.public_key.context("a key")?;
     ensure!(before != after, "the key came back from nowhere");

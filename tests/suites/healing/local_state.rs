@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::agent_view::{CONVERGENCE, status, wait_peers};
+use podwire_testbed::agent_view::{CONVERGENCE, status, wait_whole};
 use podwire_testbed::kernel_state::{KernelState, time_to_heal};
 use podwire_testbed::suite::{self, Context, Test};
 use podwire_testbed::{Node, Testbed, Topology, matrix, until};
@@ -114,10 +114,7 @@ const ON_NODE_2: [Damage; 10] = [
 /// Two nodes of one pod each that reach each other, and their whole state.
 fn mesh(context: &Context) -> Result<(std::sync::Arc<Testbed>, Vec<KernelState>)> {
     let bed = context.mesh(&Topology::new().nodes(2).pods_per_node(1))?;
-    wait_peers(&bed)?;
-    until(CONVERGENCE, "the mesh to be whole", || {
-        matrix::all_reached(&bed.matrix().run())
-    })?;
+    wait_whole(&bed)?;
     let whole = bed.nodes().iter().map(KernelState::of);
     let whole = whole.collect::<Result<_>>()?;
     Ok((bed, whole))

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::agent_view::{CONVERGENCE, status, wait_peers};
+use podwire_testbed::agent_view::{CONVERGENCE, status, wait_whole};
 use podwire_testbed::kernel_state::KernelState;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{IpVersion, Node, Protocol, Testbed, Topology, matrix, until};
@@ -126,10 +126,7 @@ fn warned(node: &Node, what: &str) -> usize {
 
 fn named_and_untouched(context: &Context) -> Result<()> {
     let bed = context.mesh(&Topology::new().nodes(2).pods_per_node(1))?;
-    wait_peers(&bed)?;
-    until(CONVERGENCE, "the mesh to be whole", || {
-        matrix::all_reached(&bed.matrix().run())
-    })?;
+    wait_whole(&bed)?;
     let node = bed.node(1);
     let whole = KernelState::of(node)?;
     ip(node, &HARMLESS.map(str::to_owned))?;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use podwire_testbed::agent_view::{CONVERGENCE, status, wait_peers};
+use podwire_testbed::agent_view::{CONVERGENCE, status, wait_whole};
 use podwire_testbed::kernel_state::KernelState;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{IpVersion, Node, Protocol, Scratch, Testbed, Topology, matrix, until};
@@ -31,15 +31,6 @@ const DISK_BYTES: u32 = 256 << 10;
 
 /// The files of a node, by name.
 type Files = BTreeMap<String, Vec<u8>>;
-
-/// Loses all that the agent keeps on disk.
-pub(crate) fn forget_state(node: &Node) -> Result<()> {
-    for entry in fs::read_dir(node.state_dir())? {
-        let path = entry?.path();
-        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-    }
-    Ok(())
-}
 
 fn read_files(folder: &Path) -> Result<Files> {
     let mut files = Files::new();
@@ -193,10 +184,7 @@ const CASES: [(&str, Case); 9] = [
 
 fn mesh(context: &Context) -> Result<std::sync::Arc<Testbed>> {
     let bed = context.mesh(&Topology::new().nodes(2).pods_per_node(1))?;
-    wait_peers(&bed)?;
-    until(CONVERGENCE, "the mesh to be whole", || {
-        matrix::all_reached(&bed.matrix().run())
-    })?;
+    wait_whole(&bed)?;
     Ok(bed)
 }
 
@@ -214,7 +202,7 @@ fn unusable(context: &Context) -> Result<()> {
     let good = read_files(node.state_dir())?;
     for (file, case) in &CASES {
         let what = format!("{file} {}", case.what);
-        forget_state(node)?;
+        node.forget_state()?;
         write_files(node.state_dir(), &good)?;
         let path = node.state_dir().join(file);
         (case.spoil)(&path)?;
@@ -313,10 +301,7 @@ fn fails_a_running_agent(context: &Context) -> Result<()> {
     let disk = Scratch::of_size(DISK_BYTES)?;
     put_in_place(node, &disk.path())?;
     bed.start_agents()?;
-    wait_peers(&bed)?;
-    until(CONVERGENCE, "the mesh to be whole", || {
-        matrix::all_reached(&bed.matrix().run())
-    })?;
+    wait_whole(&bed)?;
     let pods = [bed.pod(1, 1).host(), bed.pod(2, 1).host()];
     let target = pods[1].address(IpVersion::V4)?;
     let connection = bed.tcp_counter(pods[0], target, 50)?;

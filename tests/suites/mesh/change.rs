@@ -1,7 +1,5 @@
 //! A node that changes is followed, and nobody else notices.
 
-use std::fs;
-
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Bystanders, IpVersion, Protocol, Testbed, Topology, matrix, until};
@@ -91,27 +89,13 @@ fn places(context: &Context) -> Result<()> {
     bystanders.untouched(REPLACED).context("other pod CIDRs")
 }
 
-/// Loses all that the agent keeps on disk.
-fn forget_state(node: &podwire_testbed::Node) -> Result<()> {
-    for entry in fs::read_dir(node.state_dir())? {
-        let path = entry?.path();
-        let removed = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        removed.with_context(|| format!("removing {}", path.display()))?;
-    }
-    Ok(())
-}
-
 fn key(context: &Context) -> Result<()> {
     let bed = mesh(context)?;
     let node = bed.node(3);
     let before = status(node)?.public_key.context("a key")?;
     let bystanders = Bystanders::watch(&bed)?;
     node.stop_agent()?;
-    forget_state(node)?;
+    node.forget_state()?;
     node.start_agent()?;
     node.wait_ready()?;
     follows(&bed)?;
@@ -204,7 +188,7 @@ fn created_again(context: &Context) -> Result<()> {
 
     let bystanders = Bystanders::watch(&bed)?;
     node.stop_agent()?;
-    forget_state(node)?;
+    node.forget_state()?;
     node.edit_manifest(|manifest| {
         manifest.uid = "ffffffff-0000-4000-8000-000000000003".to_owned();
         manifest.created = "2026-02-02T00:00:00Z".to_owned();

@@ -26,6 +26,7 @@ const OUTAGE: Duration = Duration::from_secs(10);
 /// Nothing is lost for this long: then it is over.
 const QUIET: Duration = Duration::from_secs(3);
 
+/// Zero says that not one question that was asked after its end was lost.
 fn black_hole(context: &Context) -> Result<Vec<f64>> {
     let bed = context.mesh(&Topology::new().nodes(2).pods_per_node(1))?;
     matrix::all_reached(&bed.matrix().run())?;
@@ -39,6 +40,8 @@ fn black_hole(context: &Context) -> Result<Vec<f64>> {
             ensure!(start.elapsed() >= OUTAGE, "not yet");
             Ok(())
         })?;
+        let dropped = bed.dropped_by(hole)?;
+        ensure!(dropped > 0, "nothing fell into the black hole");
         bed.heal(hole)?;
         let since = pulse.now();
         let recovered = until(CONVERGENCE, "every way to be answered", || {

@@ -147,3 +147,31 @@ fn our_own_initiation_that_comes_back_is_no_peer() {
     assert_eq!(network.nodes[0].dropped(DropReason::OwnKey), 1);
     assert_eq!(network.count(0, 2), 0);
 }
+
+#[test]
+fn recorded_initiations_do_not_hold_own_handshakes_back() {
+    let mut network = Network::new(&[1, 1]);
+    // Initiations of node 1 to node 0 that somebody has recorded: one each time after a long rest.
+    let filter = network.lose(|_| true);
+    for n in 0..8 {
+        network.ping(1, 0, n);
+        network.run(seconds(90));
+    }
+    network.heal(filter);
+    let recorded: Vec<_> = network
+        .log
+        .iter()
+        .map(|(_, transit)| transit.clone())
+        .filter(|transit| transit.from == 1 && transit.kind() == 1)
+        .collect();
+    network.run(seconds(700));
+    network.nodes[1].delivered.clear();
+    assert!(recorded.len() >= 12);
+    // Replayed in order, a little more often than a handshake is retried.
+    for (n, transit) in (0..).zip(recorded.iter().take(12)) {
+        network.inject_now(0, 0, &[(transit.source, transit.bytes.clone())]);
+        network.ping(0, 1, n);
+        network.run(milliseconds(4_900));
+    }
+    network.assert_all_delivered(1, 12);
+}
