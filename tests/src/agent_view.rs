@@ -240,6 +240,20 @@ pub fn routes(node: &Node) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+/// Podwire's policy rules of a node, both versions, as `ip rule` shows them.
+pub fn rules(node: &Node) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for version in ["-4", "-6"] {
+        let text = node
+            .namespace()
+            .output("ip", &[version, "rule", "show"], "")?;
+        // ip(8) flushes by protocol, and does not show by it.
+        let ours = text.lines().filter(|line| line.contains("proto 119"));
+        lines.extend(ours.map(str::to_owned));
+    }
+    Ok(lines)
+}
+
 /// Podwire's routes of a node to the pods of another one.
 pub fn routes_to(node: &Node, other: &Node) -> Result<Vec<String>> {
     let destinations: Vec<_> = other

@@ -18,9 +18,9 @@ const RATE: u32 = 200;
 /// Datagrams that must have passed before a change, so that sessions are there.
 const WARM: u64 = 50;
 
-/// What a peer that comes or goes changes in the kernel: for each version its route and the guard
-/// behind it. The table may change once beside.
-const KERNEL_CHANGES: u64 = 4;
+/// What a peer that comes or goes changes in the kernel: for each version its two routes and the
+/// guard behind them. The table may change once beside.
+const KERNEL_CHANGES: u64 = 6;
 
 /// Traffic between the pods of nodes 1 and 2, and what both nodes think of each other.
 #[derive(Debug)]

@@ -57,24 +57,6 @@ pub struct Planned {
     pub choice: u32,
 }
 
-/// Why two faults are not in one plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Conflict {
-    /// The second would act on what the first has taken away, or undo it.
-    SameSubject,
-    /// A flushed table and flushed routes, which takes the `unreachable` ones along: both guards
-    /// are removed by hand, and nothing is left that could close. Until the agent has put one back,
-    /// which a dead or stopped one does not, the default route carries pods' packets.
-    BothGuardsRemoved,
-    /// A flushed table and a foreign route to a peer's pods, be it longer or only better: each is
-    /// stopped by the guard that the other removes (SECURITY.md, "The guards"). Open until the
-    /// table is back, which takes a second, and for as long as the agent is dead or stopped.
-    TableFlushedWithForeignRoute,
-    /// Two deleted rules and a foreign route: `forward` and `postrouting` stop the same packets,
-    /// each by its last rule. Both rules gone is a flushed table to these packets.
-    TwoRulesDeletedWithForeignRoute,
-}
-
 impl Planned {
     /// When it is over.
     #[must_use]
@@ -139,7 +121,7 @@ impl FaultPlan {
             let planned = one(&mut draw, &victims, is_long);
             let mut all = faults.clone();
             all.push(planned);
-            if conflict(&all).is_none() {
+            if !conflict(&all) {
                 faults = all;
             }
         }
@@ -209,42 +191,14 @@ fn one(draw: &mut Draw, victims: &[u8], is_long: bool) -> Planned {
     }
 }
 
-/// The first reason why these faults are no plan.
-fn conflict(faults: &[Planned]) -> Option<Conflict> {
-    let pairs = (1..faults.len()).flat_map(|i| (0..i).map(move |j| (&faults[j], &faults[i])));
-    let mut pairs = pairs.filter(|(one, other)| one.meets(other));
-    pairs.find_map(|(one, other)| {
-        if one.fault.subject() == other.fault.subject()
-            && one.fault.subject().is_some()
-            && one.overlaps(other)
-        {
-            return Some(Conflict::SameSubject);
-        }
-        // Whatever the time between them: an agent that is dead or stopped puts nothing back.
-        guards_conflict(faults, one, other).or_else(|| guards_conflict(faults, other, one))
+/// Whether one of these faults would act on what another has taken away, or undo it. Any others go
+/// together: no two leave less than one guard.
+fn conflict(faults: &[Planned]) -> bool {
+    let mut pairs = (1..faults.len()).flat_map(|i| (0..i).map(move |j| (&faults[j], &faults[i])));
+    pairs.any(|(one, other)| {
+        let is_same = one.fault.subject() == other.fault.subject();
+        is_same && one.fault.subject().is_some() && one.meets(other) && one.overlaps(other)
     })
-}
-
-fn guards_conflict(faults: &[Planned], one: &Planned, other: &Planned) -> Option<Conflict> {
-    let on_node = |wanted: fn(Fault) -> bool| {
-        let here = faults.iter().filter(|planned| planned.node == one.node);
-        here.filter(|planned| wanted(planned.fault)).count()
-    };
-    match (one.fault, other.fault) {
-        (Fault::TableFlushed, Fault::RoutesFlushed) => Some(Conflict::BothGuardsRemoved),
-        (Fault::TableFlushed, route) if route.is_foreign_route() => {
-            Some(Conflict::TableFlushedWithForeignRoute)
-        }
-        (Fault::RuleDeleted, Fault::RuleDeleted) if on_node(Fault::is_foreign_route) > 0 => {
-            Some(Conflict::TwoRulesDeletedWithForeignRoute)
-        }
-        (Fault::RuleDeleted, route)
-            if route.is_foreign_route() && on_node(|fault| fault == Fault::RuleDeleted) > 1 =>
-        {
-            Some(Conflict::TwoRulesDeletedWithForeignRoute)
-        }
-        _ => None,
-    }
 }
 
 /// Numbers from a seed (SplitMix64): our own, because another version of a library would make other

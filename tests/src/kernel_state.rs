@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::agent_view::{CONVERGENCE, routes};
+use crate::agent_view::{CONVERGENCE, routes, rules};
 use crate::node::Node;
 use crate::until::until;
 
@@ -17,7 +17,7 @@ const SETTINGS: [&str; 3] = [
     "ipv6/conf/podwire0/addr_gen_mode",
 ];
 
-/// Device, addresses, routes and guard table of a node, in lines that change only when what they
+/// Device, addresses, routes, rules and guard table of a node, in lines that change only when what they
 /// stand for does: no index, no handle, no counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelState {
@@ -32,6 +32,7 @@ impl KernelState {
     pub fn of(node: &Node) -> Result<Self> {
         let mut lines = device(node)?;
         lines.extend(routes(node)?);
+        lines.extend(rules(node)?);
         let table = ["-s", "list", "table", "inet", "podwire"];
         let table = node.namespace().output("nft", &table, "")?;
         lines.extend(table.lines().map(str::to_owned));

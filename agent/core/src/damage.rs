@@ -7,7 +7,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::kernel::{Device, Guard, Kernel, RouteAction, RouteKey};
+use crate::kernel::{Device, Guard, Kernel, RouteAction, RouteKey, Rule};
 
 /// One thing that somebody else changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,13 +36,14 @@ pub enum Damage {
     RouteChanged(RouteKey),
     /// A route of protocol 119 that this node did not make.
     RouteAdded(RouteKey),
+    /// A policy rule of ours is not there.
+    RuleMissing(Rule),
+    /// A policy rule of protocol 119 that this node did not make.
+    RuleAdded(Rule),
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let route = |f: &mut fmt::Formatter<'_>, key: &RouteKey, what| {
-            write!(f, "route {} metric {} {what}", key.destination, key.metric)
-        };
         match self {
             Self::TableMissing => f.write_str("table inet podwire missing"),
             Self::TableAltered => f.write_str("table inet podwire altered"),
@@ -55,9 +56,11 @@ impl fmt::Display for Damage {
             }
             Self::AddressMissing(address) => write!(f, "address {address} missing"),
             Self::AddressAdded(address) => write!(f, "address {address} added"),
-            Self::RouteMissing(key) => route(f, key, "missing"),
-            Self::RouteChanged(key) => route(f, key, "changed"),
-            Self::RouteAdded(key) => route(f, key, "added"),
+            Self::RouteMissing(key) => write!(f, "route {key} missing"),
+            Self::RouteChanged(key) => write!(f, "route {key} changed"),
+            Self::RouteAdded(key) => write!(f, "route {key} added"),
+            Self::RuleMissing(rule) => write!(f, "{rule} missing"),
+            Self::RuleAdded(rule) => write!(f, "{rule} added"),
         }
     }
 }
@@ -67,6 +70,7 @@ impl fmt::Display for Damage {
 pub fn damage(left: &Kernel, observed: &Kernel, desired: &Kernel) -> Vec<Damage> {
     let mut found = Vec::new();
     found.extend(table(left, observed, desired));
+    found.extend(rules(left, observed, desired));
     let device = device(left, observed, desired);
     found.extend(&device);
     let lost = |damage| device.contains(&damage);
@@ -91,6 +95,20 @@ fn table(left: &Kernel, observed: &Kernel, desired: &Kernel) -> Option<Damage> {
         Guard::Missing => Some(Damage::TableMissing),
         Guard::Altered | Guard::Installed(_) => Some(Damage::TableAltered),
     }
+}
+
+fn rules<'a>(
+    left: &'a Kernel,
+    observed: &'a Kernel,
+    desired: &'a Kernel,
+) -> impl Iterator<Item = Damage> + 'a {
+    let missing = left.rules.intersection(&desired.rules);
+    let missing = missing.filter(|rule| !observed.rules.contains(*rule));
+    let added = observed.rules.difference(&left.rules);
+    let added = added.filter(|rule| !desired.rules.contains(*rule));
+    missing
+        .map(|rule| Damage::RuleMissing(*rule))
+        .chain(added.map(|rule| Damage::RuleAdded(*rule)))
 }
 
 fn device(left: &Kernel, observed: &Kernel, desired: &Kernel) -> Vec<Damage> {

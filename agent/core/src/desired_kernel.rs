@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::kernel::{
-    Device, Guard, GuardTable, Kernel, METRIC, METRIC_UNREACHABLE, Path, RouteAction, RouteKey,
+    Device, Guard, GuardTable, Kernel, Path, RouteAction, RouteKey, Rule, RuleAction, Table,
     Underlay,
 };
 use crate::mesh::{DesiredMesh, EncryptedPair, OwnNode, Pair, Peer};
@@ -89,13 +89,8 @@ pub fn desired_kernel(
                     if matches!(action, RouteAction::Via { .. }) {
                         host_network_cidrs.insert(*cidr);
                     }
-                    routes.insert(
-                        RouteKey {
-                            destination: *cidr,
-                            metric: METRIC,
-                        },
-                        action,
-                    );
+                    let keys = Table::ALL.map(|table| RouteKey::peer(table, *cidr));
+                    routes.extend(keys.map(|key| (key, action.clone())));
                 }
                 Err(reason) => drop(unroutable.entry(name.clone()).or_insert(reason)),
             }
@@ -119,6 +114,7 @@ pub fn desired_kernel(
         },
         guard: Guard::Installed(guard_table(mesh, underlay, device, host_network_cidrs)),
         routes,
+        rules: rules(mesh),
     };
     DesiredKernel { kernel, unroutable }
 }
@@ -165,12 +161,34 @@ fn unreachable_routes(mesh: &DesiredMesh) -> BTreeMap<RouteKey, RouteAction> {
         .chain(&mesh.own.pod_cidrs)
         .chain(peers);
     cidrs
-        .map(|cidr| RouteKey {
-            destination: cidr.trunc(),
-            metric: METRIC_UNREACHABLE,
-        })
+        .map(|cidr| RouteKey::cover(cidr.trunc()))
         .map(|key| (key, RouteAction::Unreachable))
         .collect()
+}
+
+/// The third line: what goes to the cluster's pods is looked up in a table of our own, and nowhere
+/// else. Until the own pods are known there are none: they would be refused with the rest.
+fn rules(mesh: &DesiredMesh) -> BTreeSet<Rule> {
+    let own = &mesh.own.pod_cidrs;
+    if own.is_empty() {
+        return BTreeSet::new();
+    }
+    let cluster = &mesh.policy.cluster_cidrs;
+    let of = |action, cidrs: &[IpNet]| -> Vec<Rule> {
+        let rule = |cidr: &IpNet| Rule {
+            action,
+            destination: cidr.trunc(),
+        };
+        cidrs.iter().map(rule).collect()
+    };
+    [
+        of(RuleAction::LookupMain, own),
+        of(RuleAction::LookupPeers, cluster),
+        of(RuleAction::Refuse, cluster),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn device_route(

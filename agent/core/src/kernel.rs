@@ -2,13 +2,25 @@
 //! the changes from one to the other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// The route protocol number of every route that is ours; no other route is ever changed or
+/// The protocol number of every route and policy rule that is ours; no other is ever changed or
 /// removed.
 pub const ROUTE_PROTOCOL: u8 = 119;
+
+/// Number of a route table of our own, so that no route of others wins over ours, whatever its
+/// prefix and metric.
+pub const TABLE_PEERS: u32 = 119;
+
+/// The number of the main route table (`RT_TABLE_MAIN`).
+pub const TABLE_MAIN: u32 = 254;
+
+/// Priority of the first of our policy rules; the others follow it. Before what others usually
+/// have, after the few that put themselves first on purpose.
+pub const RULE_PRIORITY: u32 = 119;
 
 /// Metric of the routes that carry traffic.
 pub const METRIC: u32 = 1024;
@@ -44,6 +56,8 @@ pub struct Kernel {
     pub addresses: BTreeSet<IpNet>,
     /// Routes of protocol 119, by what the kernel tells them apart by.
     pub routes: BTreeMap<RouteKey, RouteAction>,
+    /// Policy rules of protocol 119.
+    pub rules: BTreeSet<Rule>,
     /// The table `inet podwire`.
     pub guard: Guard,
 }
@@ -62,13 +76,117 @@ pub struct Device {
     pub fixed_settings: bool,
 }
 
-/// What the kernel tells two routes of one table apart by.
+/// A policy rule (`ip rule`) for what goes to a prefix. In this order they are asked: own pods are
+/// looked up where their links' routes are, the peers' in the table where nobody else's routes are,
+/// and what is not found there goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// What it does.
+    pub action: RuleAction,
+    /// `to`.
+    pub destination: IpNet,
+}
+
+/// What a policy rule of ours does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuleAction {
+    /// Own pods: `lookup main`.
+    LookupMain,
+    /// The cluster's pods: `lookup 119`.
+    LookupPeers,
+    /// What is left of the cluster's pods: `unreachable`.
+    Refuse,
+}
+
+impl RuleAction {
+    /// All of them, in the order in which they are asked.
+    pub const ALL: [Self; 3] = [Self::LookupMain, Self::LookupPeers, Self::Refuse];
+
+    /// The priority of the rule: lower is asked first.
+    #[must_use]
+    pub const fn priority(self) -> u32 {
+        RULE_PRIORITY
+            + match self {
+                Self::LookupMain => 0,
+                Self::LookupPeers => 1,
+                Self::Refuse => 2,
+            }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let priority = self.action.priority();
+        write!(f, "rule {priority} to {}", self.destination)
+    }
+}
+
+/// The route tables that ours are in. The routes to peers are in both: the rules lead to the one
+/// that is our own, and where somebody has taken the rules away, or put `lookup main` before them
+/// (wg-quick does), the other leads the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// The one that everybody uses.
+    Main,
+    /// [`TABLE_PEERS`].
+    Peers,
+}
+
+impl Table {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Main, Self::Peers];
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Main => TABLE_MAIN,
+            Self::Peers => TABLE_PEERS,
+        }
+    }
+}
+
+/// What the kernel tells two routes apart by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteKey {
+    /// The table that it is in.
+    pub table: Table,
     /// Destination prefix.
     pub destination: IpNet,
     /// Metric (priority); lower wins.
     pub metric: u32,
+}
+
+impl RouteKey {
+    /// The key of a peer's route, which carries traffic.
+    #[must_use]
+    pub const fn peer(table: Table, destination: IpNet) -> Self {
+        Self {
+            table,
+            destination,
+            metric: METRIC,
+        }
+    }
+
+    /// The key of an `unreachable` guard route.
+    #[must_use]
+    pub const fn cover(destination: IpNet) -> Self {
+        Self {
+            table: Table::Main,
+            destination,
+            metric: METRIC_UNREACHABLE,
+        }
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} metric {}", self.destination, self.metric)?;
+        match self.table {
+            Table::Main => Ok(()),
+            Table::Peers => write!(f, " in table {TABLE_PEERS}"),
+        }
+    }
 }
 
 /// What a route does.
@@ -138,4 +256,8 @@ pub enum Change {
     SetRoute(RouteKey, RouteAction),
     /// Remove a route of ours.
     RemoveRoute(RouteKey, RouteAction),
+    /// Add a policy rule.
+    AddRule(Rule),
+    /// Remove a policy rule of ours.
+    RemoveRule(Rule),
 }

@@ -8,10 +8,9 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::kernel::{Guard, GuardTable, Kernel, RouteKey};
-
-/// The number of the main route table, in which ours are (`RT_TABLE_MAIN`).
-pub const TABLE_MAIN: u32 = 254;
+use crate::kernel::{
+    Guard, GuardTable, Kernel, RouteKey, RuleAction as OwnRule, TABLE_MAIN, Table,
+};
 
 /// The number of the table of own addresses (`RT_TABLE_LOCAL`).
 pub const TABLE_LOCAL: u32 = 255;
@@ -19,8 +18,10 @@ pub const TABLE_LOCAL: u32 = 255;
 /// A route that is not ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ForeignRoute {
-    /// What the kernel tells it by.
-    pub key: RouteKey,
+    /// Destination prefix.
+    pub destination: IpNet,
+    /// Metric (priority); lower wins.
+    pub metric: u32,
     /// Whose it is (`rtm_protocol`).
     pub protocol: u8,
     /// What it does.
@@ -76,9 +77,9 @@ pub enum RuleAction {
 /// What stands in the way.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Obstacle {
-    /// A route in the main table.
-    Route(ForeignRoute),
-    /// A policy rule before the main table's, and the table that it looks up.
+    /// A route in one of the tables that ours are in.
+    Route(Table, ForeignRoute),
+    /// A policy rule before ours, and the table that it looks up.
     Rule {
         /// Its priority.
         priority: u32,
@@ -91,11 +92,7 @@ pub enum Obstacle {
 
 impl fmt::Display for ForeignRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RouteKey {
-            destination,
-            metric,
-        } = self.key;
-        write!(f, "route {destination} metric {metric}")?;
+        write!(f, "route {} metric {}", self.destination, self.metric)?;
         match &self.leads {
             Leads::Out(link) if link.is_empty() => {}
             Leads::Out(link) => write!(f, " by {link}")?,
@@ -110,7 +107,8 @@ impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = |is_ipv6: &bool| if *is_ipv6 { "IPv6 " } else { "" };
         match self {
-            Self::Route(route) => route.fmt(f),
+            Self::Route(Table::Main, route) => route.fmt(f),
+            Self::Route(table, route) => write!(f, "{route}, in table {}", table.number()),
             Self::Rule {
                 priority,
                 is_ipv6,
@@ -131,18 +129,18 @@ impl fmt::Display for Obstacle {
 /// What of others has to be known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Foreign {
-    /// Routes of the main table.
-    pub main: Vec<ForeignRoute>,
-    /// All policy rules.
+    /// Routes of the tables that ours are in.
+    pub routes: Vec<(Table, ForeignRoute)>,
+    /// All policy rules but ours.
     pub rules: Vec<PolicyRule>,
     /// The routes in the [`tables`] of these rules.
     pub tables: BTreeMap<u32, Vec<ForeignRoute>>,
 }
 
-/// The tables that rules before the main table's look up: what is in them decides.
+/// The tables that rules before ours look up: what is in them decides.
 #[must_use]
 pub fn tables(rules: &[PolicyRule], guard: &GuardTable) -> BTreeSet<u32> {
-    rules_before_main(rules, guard)
+    rules_before_ours(rules, guard)
         .filter_map(|rule| match rule.action {
             RuleAction::Lookup { table, .. } => Some(table),
             RuleAction::Refuse | RuleAction::Other => None,
@@ -158,11 +156,11 @@ pub fn obstacles(desired: &Kernel, foreign: &Foreign) -> BTreeSet<Obstacle> {
         Guard::Installed(guard) if !guard.own_cidrs.is_empty() => guard,
         Guard::Installed(_) | Guard::Altered | Guard::Missing => return BTreeSet::new(),
     };
-    let routes = foreign.main.iter();
+    let routes = foreign.routes.iter();
     let routes = routes
-        .filter(|route| is_in_the_way(route, desired, guard))
-        .map(|route| Obstacle::Route(route.clone()));
-    let rules = rules_before_main(&foreign.rules, guard)
+        .filter(|(table, route)| is_in_the_way(*table, route, desired, guard, &foreign.rules))
+        .map(|(table, route)| Obstacle::Route(*table, route.clone()));
+    let rules = rules_before_ours(&foreign.rules, guard)
         .filter_map(|rule| in_the_way(rule, &foreign.tables, guard));
     routes.chain(rules).collect()
 }
@@ -180,27 +178,60 @@ fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 
-/// A route of the main table: the longest prefix wins, and among those the lowest metric.
-fn is_in_the_way(route: &ForeignRoute, desired: &Kernel, guard: &GuardTable) -> bool {
-    let destination = &route.key.destination;
+/// The longest prefix wins, and among those the lowest metric.
+fn is_in_the_way(
+    table: Table,
+    route: &ForeignRoute,
+    desired: &Kernel,
+    guard: &GuardTable,
+    rules: &[PolicyRule],
+) -> bool {
+    let destination = &route.destination;
     let is_within = |cidrs: &BTreeSet<IpNet>| cidrs.iter().any(|cidr| cidr.contains(destination));
-    if desired.routes.contains_key(&route.key) {
+    let key = RouteKey {
+        table,
+        destination: *destination,
+        metric: route.metric,
+    };
+    if desired.routes.contains_key(&key) {
         // Ours cannot be set at all.
         return true;
     }
-    if !is_within(&guard.cluster_cidrs) {
-        // Shorter than all of ours.
-        return false;
-    }
-    if is_within(&guard.own_cidrs) {
-        return leads_to_the_underlay(route, guard);
+    match table {
+        Table::Main if is_within(&guard.own_cidrs) => return leads_to_the_underlay(route, guard),
+        Table::Main if !is_main_asked_first(rules, guard, destination.addr().is_ipv6()) => {
+            return false;
+        }
+        Table::Main if !is_within(&guard.cluster_cidrs) => {
+            // Shorter than all of ours.
+            return false;
+        }
+        Table::Main | Table::Peers => {}
     }
     let ours = desired.routes.keys();
     let best = ours
-        .filter(|key| key.destination == *destination)
+        .filter(|key| key.destination == *destination && key.table == table)
         .map(|key| key.metric)
         .min();
-    best.is_none_or(|best| route.key.metric < best) && !leads_into_the_device(route, guard)
+    best.is_none_or(|best| route.metric < best)
+        && route.leads != Leads::On
+        && !leads_into_the_device(route, guard)
+}
+
+/// Whether somebody has the main table asked for pod traffic before our rules are.
+fn is_main_asked_first(rules: &[PolicyRule], guard: &GuardTable, is_ipv6: bool) -> bool {
+    rules.iter().any(|rule| {
+        rule.is_ipv6 == is_ipv6
+            && rule.priority <= OwnRule::LookupPeers.priority()
+            && matches!(
+                rule.action,
+                RuleAction::Lookup {
+                    table: TABLE_MAIN,
+                    ..
+                }
+            )
+            && !taken_by(rule, guard).is_empty()
+    })
 }
 
 fn leads_into_the_device(route: &ForeignRoute, guard: &GuardTable) -> bool {
@@ -211,8 +242,9 @@ fn leads_to_the_underlay(route: &ForeignRoute, guard: &GuardTable) -> bool {
     matches!(&route.leads, Leads::Out(link) if guard.underlay_links.contains(link))
 }
 
-/// The rules that are asked before one that looks our routes up for all traffic.
-fn rules_before_main<'a>(
+/// The rules that are asked before ours, or before one that looks the main table up for all
+/// traffic, where ours are too.
+fn rules_before_ours<'a>(
     rules: &'a [PolicyRule],
     guard: &GuardTable,
 ) -> impl Iterator<Item = &'a PolicyRule> {
@@ -231,15 +263,14 @@ fn rules_before_main<'a>(
     };
     let first = |is_ipv6| {
         let of_family = rules.iter().filter(move |rule| rule.is_ipv6 == is_ipv6);
-        of_family
-            .filter(|rule| is_main(rule))
-            .map(|rule| rule.priority)
-            .min()
+        let mains = of_family.filter(|rule| is_main(rule));
+        // Of two with one priority the older is asked first, which may be theirs.
+        let ours = OwnRule::LookupPeers.priority() + 1;
+        mains.fold(ours, |first, rule| first.min(rule.priority))
     };
     let (first4, first6) = (first(false), first(true));
     rules.iter().filter(move |rule| {
-        let main = if rule.is_ipv6 { first6 } else { first4 };
-        main.is_some_and(|main| rule.priority < main)
+        rule.priority < if rule.is_ipv6 { first6 } else { first4 }
             && !matches!(
                 rule.action,
                 RuleAction::Other
@@ -272,7 +303,7 @@ fn in_the_way(
         RuleAction::Other => return None,
     };
     let takes = |route: &&ForeignRoute| {
-        let destination = &route.key.destination;
+        let destination = &route.destination;
         let is_own = guard.own_cidrs.iter().any(|own| own.contains(destination));
         suppressed.is_none_or(|bits| destination.prefix_len() > bits)
             && route.leads != Leads::On

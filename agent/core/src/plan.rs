@@ -1,10 +1,10 @@
 //! The changes from the observed to the desired kernel state, in an order that opens nothing.
 //!
-//! 1. Close: the guard stops admitting what is not settled; missing `unreachable` routes appear;
-//!    then those routes go that are not wanted, or whose pair changes its mode.
+//! 1. Close: the guard stops admitting what is not settled; missing `unreachable` routes and rules
+//!    appear; then those routes go that are not wanted, or whose pair changes its mode.
 //! 2. Build: device, addresses, then the routes that use them as their source.
-//! 3. Clear: addresses that no route uses any more, and `unreachable` routes that another now
-//!    covers.
+//! 3. Clear: addresses that no route uses any more, rules, and `unreachable` routes that another
+//!    now covers.
 //! 4. Open: the guard admits declared host-network peers, whose routes are in place.
 //!
 //! So a pair that changes its mode is closed in between: its old route is gone before its new one
@@ -13,7 +13,7 @@
 
 use ipnet::IpNet;
 
-use crate::kernel::{Change, Device, Guard, GuardTable, Kernel, METRIC, RouteAction, RouteKey};
+use crate::kernel::{Change, Device, Guard, GuardTable, Kernel, RouteAction, RouteKey, Table};
 
 /// What the kernel gives a new TUN device, before anything is set.
 const NEW_DEVICE: Device = Device {
@@ -36,6 +36,9 @@ pub fn plan(observed: &Kernel, desired: &Kernel) -> Vec<Change> {
         planned.set_guard(closing_guard(table, observed, desired));
     }
     planned.set_routes(desired, is_guard);
+    for rule in desired.rules.difference(&observed.rules) {
+        planned.push(Change::AddRule(*rule));
+    }
     planned.remove_routes(|key, action| {
         !is_guard(action) && desired.routes.get(key).map(kind) != Some(kind(action))
     });
@@ -60,6 +63,9 @@ pub fn plan(observed: &Kernel, desired: &Kernel) -> Vec<Change> {
     removed
         .into_iter()
         .for_each(|address| planned.push(Change::RemoveAddress(address)));
+    for rule in observed.rules.difference(&desired.rules) {
+        planned.push(Change::RemoveRule(*rule));
+    }
     planned.remove_routes(|key, _| !desired.routes.contains_key(key));
     if let Guard::Installed(table) = &desired.guard {
         planned.set_guard(table.clone());
@@ -80,11 +86,8 @@ pub fn apply(mut kernel: Kernel, changes: &[Change]) -> Kernel {
 /// The desired table without the host-network peers whose plain route is yet to come.
 fn closing_guard(table: &GuardTable, observed: &Kernel, desired: &Kernel) -> GuardTable {
     let is_via = |kernel: &Kernel, cidr: &IpNet| {
-        let key = RouteKey {
-            destination: *cidr,
-            metric: METRIC,
-        };
-        matches!(kernel.routes.get(&key), Some(RouteAction::Via { .. }))
+        let route = kernel.routes.get(&RouteKey::peer(Table::Peers, *cidr));
+        matches!(route, Some(RouteAction::Via { .. }))
     };
     let mut table = table.clone();
     table
@@ -187,6 +190,8 @@ fn apply_one(kernel: &mut Kernel, change: &Change) {
             }
         }
         Change::RemoveRoute(key, _) => drop(kernel.routes.remove(key)),
+        Change::AddRule(rule) => drop(kernel.rules.insert(*rule)),
+        Change::RemoveRule(rule) => drop(kernel.rules.remove(rule)),
     }
 }
 

@@ -48,6 +48,51 @@ impl<'a> InnerPacket<'a> {
     }
 }
 
+impl InnerPacket<'_> {
+    /// Whether it names further addresses that it is yet to go to.
+    pub(crate) fn is_source_routed(&self) -> bool {
+        match self.destination {
+            IpAddr::V4(_) => self.has_source_route(),
+            IpAddr::V6(_) => self.has_segments_left().unwrap_or(false),
+        }
+    }
+
+    /// RFC 791 §3.1: an option is its kind alone, or its kind, its length with these two, and more.
+    fn has_source_route(&self) -> bool {
+        let end = usize::from(self.bytes[0] & 15) * 4;
+        let mut at = 20;
+        while at < end {
+            match self.bytes[at] {
+                0 => return false,
+                1 => at += 1,
+                131 | 137 => return true,
+                _ if at + 1 == end => return false,
+                _ => at += usize::from(self.bytes[at + 1]).max(2),
+            }
+        }
+        false
+    }
+
+    /// RFC 8200 §4: headers of units of eight bytes, of which a routing header other than mobility's
+    /// says how many segments are left.
+    fn has_segments_left(&self) -> Option<bool> {
+        let (mut kind, mut at) = (*self.bytes.get(6)?, 40);
+        // The device looks no further.
+        for _ in 0..8 {
+            let left = *self.bytes.get(at + 3)?;
+            match kind {
+                43 if self.bytes[at + 2] != 2 && left > 0 => return Some(true),
+                0 | 43 | 60 => {
+                    kind = self.bytes[at];
+                    at += 8 * (1 + usize::from(self.bytes[at + 1]));
+                }
+                _ => return Some(false),
+            }
+        }
+        Some(false)
+    }
+}
+
 fn word(bytes: &[u8], at: usize) -> usize {
     usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
 }

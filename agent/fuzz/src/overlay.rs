@@ -93,7 +93,7 @@ fn check(
             let mtu = if peer == FIXED { path_mtu } else { PATH_MTU };
             let family = Family::from(packet.destination);
             let mtu = inner_mtu(mtu, Family::from(address.ip()), family) as usize;
-            if !is_for_peer || packet.bytes.len() > mtu {
+            if !is_for_peer || packet.bytes.len() > mtu || packet.is_source_routed() {
                 continue;
             }
             let (to, message) = data.next().expect("a packet for the peer is sent");

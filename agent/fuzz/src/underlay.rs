@@ -276,7 +276,7 @@ impl Underlay {
 
     /// An inner packet is delivered as it was sealed, and only if it is one of its sender's.
     fn check_data(&self, peer: usize, plaintext: &[u8], is_fresh: bool, effects: &Effects) {
-        let is_allowed = self.world.peers[peer].owns(plaintext);
+        let is_allowed = self.world.peers[peer].may_send(plaintext);
         for packet in &effects.delivered {
             assert!(is_allowed, "not a packet of its sender: {plaintext:?}");
             assert!(

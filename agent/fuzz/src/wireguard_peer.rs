@@ -115,10 +115,11 @@ impl WireguardPeer {
         checked.err().as_ref().and_then(written).map(<[u8]>::to_vec)
     }
 
-    /// Whether it is a packet, and from one of the peer's pods.
-    pub(crate) fn owns(&self, packet: &[u8]) -> bool {
-        InnerPacket::new(packet)
-            .is_some_and(|packet| self.prefixes.iter().any(|p| p.contains(&packet.source)))
+    /// Whether it is a packet, from one of the peer's pods, and goes nowhere else first.
+    pub(crate) fn may_send(&self, packet: &[u8]) -> bool {
+        InnerPacket::new(packet).is_some_and(|packet| {
+            self.prefixes.iter().any(|p| p.contains(&packet.source)) && !packet.is_source_routed()
+        })
     }
 }
 

@@ -24,10 +24,11 @@ pub(crate) fn cleanup(args: &CleanupArgs) -> anyhow::Result<()> {
     let word = |there: bool| if there { "removed" } else { "was not there" };
     writeln!(
         std::io::stdout(),
-        "device {} {}; {} routes removed; table inet podwire {}",
+        "device {} {}; {} routes and {} rules removed; table inet podwire {}",
         args.device,
         word(removed.device),
         removed.routes,
+        removed.rules,
         word(removed.guard)
     )
     .context("cannot write to standard output")

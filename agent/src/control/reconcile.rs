@@ -343,7 +343,9 @@ impl Agent {
 pub(super) const fn is_guard(change: &Change) -> bool {
     matches!(
         change,
-        Change::InstallGuard(_) | Change::SetRoute(_, RouteAction::Unreachable)
+        Change::InstallGuard(_)
+            | Change::SetRoute(_, RouteAction::Unreachable)
+            | Change::AddRule(_)
     )
 }
 

@@ -1,7 +1,8 @@
 //! Removes everything that is ours from the kernel, and nothing else.
 
+use podwire_core::kernel::Change;
+
 use super::error::Error;
-use super::route::Routes;
 use super::{Netlink, device, guard};
 
 /// What a cleanup found and removed.
@@ -11,13 +12,15 @@ pub(crate) struct Removed {
     pub(crate) device: bool,
     /// Number of routes of protocol 119.
     pub(crate) routes: usize,
+    /// Number of policy rules of protocol 119.
+    pub(crate) rules: usize,
     /// The table `inet podwire`.
     pub(crate) guard: bool,
 }
 
 impl Netlink {
-    /// Removes the device (only if it is a TUN device), all routes of protocol 119 and the table
-    /// `inet podwire`, in this order: the guards go last. May be repeated.
+    /// Removes the device (only if it is a TUN device), all routes and policy rules of protocol 119
+    /// and the table `inet podwire`, in this order: the guards go last. May be repeated.
     ///
     /// # Errors
     ///
@@ -26,12 +29,10 @@ impl Netlink {
     pub(crate) async fn cleanup(&mut self) -> Result<Removed, Error> {
         let mut removed = Removed::default();
         // Before the device goes and takes some of them with it.
-        let read = |source| Error::Read {
-            what: "the main route table",
-            source,
-        };
-        let mut routes = Routes::read(&self.handle).await.map_err(read)?;
+        let rules = self.read_routes_and_rules().await?;
+        let mut routes = std::mem::take(&mut self.routes);
         removed.routes = routes.count();
+        removed.rules = rules.len();
         match self.device().await {
             Ok(_) | Err(Error::ForeignDevice { .. }) => {}
             Err(error) => return Err(error),
@@ -48,7 +49,9 @@ impl Netlink {
         for key in routes.own(None).into_keys() {
             routes.remove(&self.handle, key).await?;
         }
-        self.routes = Routes::default();
+        for rule in rules {
+            self.apply(&Change::RemoveRule(rule)).await?;
+        }
         removed.guard = guard::remove().map_err(|source| Error::guard("remove", source))?;
         self.installed = None;
         Ok(removed)

@@ -3,7 +3,7 @@
 use std::io;
 
 use ipnet::IpNet;
-use podwire_core::kernel::RouteKey;
+use podwire_core::kernel::{RouteKey, Rule};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
@@ -79,9 +79,7 @@ pub(crate) enum Error {
     },
     /// A route was refused.
     #[error(
-        "cannot change the route to {} metric {}{}",
-        key.destination,
-        key.metric,
+        "cannot change the route to {key}{}",
         family_remedy(&key.destination, source)
     )]
     Route {
@@ -92,14 +90,22 @@ pub(crate) enum Error {
     },
     /// Somebody else's route has the destination and metric of ours.
     #[error(
-        "a route to {} metric {} of protocol {protocol} stands in the way of Podwire's: remove it, \
-         or give it another metric", key.destination, key.metric
+        "a route to {key} of protocol {protocol} stands in the way of Podwire's: remove it, or give \
+         it another metric"
     )]
     RouteOccupied {
         /// The route.
         key: RouteKey,
         /// Protocol number of the other route.
         protocol: u8,
+    },
+    /// A policy rule was refused.
+    #[error("cannot change the {rule}{}", rule_remedy(&rule.destination, source))]
+    Rule {
+        /// The rule.
+        rule: Rule,
+        #[source]
+        source: io::Error,
     },
     /// The guard table was refused.
     #[error(
@@ -159,6 +165,15 @@ fn family_remedy(network: &IpNet, error: &io::Error) -> &'static str {
              every device; without IPv6, leave its CIDRs out of the cluster"
         }
         _ => remedy(error),
+    }
+}
+
+fn rule_remedy(network: &IpNet, error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::EXIST) => {
+            ": somebody else has the same rule, by another protocol or inverted: remove it"
+        }
+        _ => family_remedy(network, error),
     }
 }
 

@@ -5,74 +5,50 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use ipnet::IpNet;
-use podwire_core::kernel::{GuardTable, RouteKey};
+use podwire_core::kernel::GuardTable;
 use podwire_core::obstacles::{
     self, Foreign, ForeignRoute, Leads, PolicyRule, RuleAction as Action, concerns_pods,
 };
 use rtnetlink::Handle;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rustix::io::Errno;
 use rustix::net::{SocketType, netdevice};
 
-use super::exchange::dump;
 use super::route::{self, Raw, Routes};
-
-const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+use super::rule::{self, FAMILIES};
 
 /// Reads everything of others that concerns the cluster's pods.
 pub(super) async fn read(
     handle: &Handle,
-    main: &Routes,
+    routes: &Routes,
     guard: &GuardTable,
 ) -> io::Result<Foreign> {
     let names = LinkNames::open()?;
     let mut foreign = Foreign::default();
-    for (key, raw) in main.foreign() {
+    for (key, raw) in routes.foreign() {
         if concerns_pods(&key.destination, guard) {
-            foreign.main.push(names.route(key, raw));
+            let route = names.route(key.destination, key.metric, raw);
+            foreign.routes.push((key.table, route));
         }
     }
-    for family in FAMILIES {
-        foreign.rules.extend(rules(handle, family).await?);
-    }
+    let rules = rule::all(handle).await?;
+    let others = rules.iter().filter(|shown| rule::ours(shown).is_none());
+    foreign.rules = others.map(policy_rule).collect();
     for table in obstacles::tables(&foreign.rules, guard) {
         let routes = foreign.tables.entry(table).or_default();
         for family in FAMILIES {
-            for (key, message) in route::read_table(handle, family, table).await? {
-                if concerns_pods(&key.destination, guard) {
-                    routes.push(names.route(key, route::raw(&message)));
+            for message in route::read_table(handle, family, table).await? {
+                let Some((destination, metric)) = route::destination_and_metric(&message) else {
+                    continue;
+                };
+                if concerns_pods(&destination, guard) {
+                    routes.push(names.route(destination, metric, route::raw(&message)));
                 }
             }
         }
     }
     Ok(foreign)
-}
-
-/// The policy rules of one family.
-async fn rules(handle: &Handle, family: AddressFamily) -> io::Result<Vec<PolicyRule>> {
-    let mut query = RuleMessage::default();
-    query.header.family = family;
-    match dump(handle, RouteNetlinkMessage::GetRule(query)).await {
-        Ok(messages) => Ok(messages
-            .iter()
-            .filter_map(|message| match message {
-                RouteNetlinkMessage::NewRule(rule) => Some(policy_rule(rule)),
-                _ => None,
-            })
-            .collect()),
-        // A kernel without policy rules, or without the family.
-        Err(error)
-            if matches!(
-                Errno::from_io_error(&error),
-                Some(Errno::OPNOTSUPP | Errno::AFNOSUPPORT)
-            ) =>
-        {
-            Ok(Vec::new())
-        }
-        Err(error) => Err(error),
-    }
 }
 
 fn policy_rule(message: &RuleMessage) -> PolicyRule {
@@ -126,7 +102,7 @@ impl LinkNames {
         Ok(Self { socket })
     }
 
-    fn route(&self, key: RouteKey, raw: Raw) -> ForeignRoute {
+    fn route(&self, destination: IpNet, metric: u32, raw: Raw) -> ForeignRoute {
         let leads = match raw.kind {
             RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Leads::Nowhere,
             RouteType::Throw => Leads::On,
@@ -138,7 +114,8 @@ impl LinkNames {
             }
         };
         ForeignRoute {
-            key,
+            destination,
+            metric,
             protocol: raw.protocol,
             leads,
         }

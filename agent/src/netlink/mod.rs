@@ -15,14 +15,18 @@ mod foreign;
 mod guard;
 mod nftables;
 mod route;
+mod rule;
 #[cfg(test)]
 pub(crate) mod tests;
 mod underlay;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use podwire_core::kernel::{Change, Device, Guard, GuardTable, Kernel, RouteAction, Underlay};
+use podwire_core::kernel::{
+    Change, Device, Guard, GuardTable, Kernel, RouteAction, Rule, Underlay,
+};
 use podwire_core::obstacles::Foreign;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
@@ -46,7 +50,7 @@ pub(crate) struct Netlink {
     is_read: bool,
     /// What has the device's name and is not ours, as last observed.
     obstacle: Option<Error>,
-    /// The main table, as last dumped.
+    /// The route tables that ours are in, as last dumped.
     routes: Routes,
     /// The guard table that this process installed.
     installed: Option<Installed>,
@@ -108,22 +112,18 @@ impl Netlink {
                 })?,
             None => Default::default(),
         };
-        self.routes = Routes::read(&self.handle)
-            .await
-            .map_err(|source| Error::Read {
-                what: "the main route table",
-                source,
-            })?;
+        let rules = self.read_routes_and_rules().await?;
         let guard = self.observe_guard();
         Ok(Kernel {
             device,
             addresses,
             routes: self.routes.own(self.device_index),
+            rules,
             guard,
         })
     }
 
-    /// Looks at what others have set up for packets to the cluster's pods: routes of the main table
+    /// Looks at what others have set up for packets to the cluster's pods: routes beside ours
     /// as [`Self::observe`] saw them, policy rules, and the tables that these lead to.
     ///
     /// # Errors
@@ -138,24 +138,31 @@ impl Netlink {
             })
     }
 
-    /// Observes routes and guard table alone: what a device of that name is does not matter yet.
+    /// Observes routes, rules and guard table alone: what a device of that name is does not matter yet.
     ///
     /// # Errors
     ///
     /// [`Error::Read`].
     pub(crate) async fn observe_guards(&mut self) -> Result<Kernel, Error> {
-        self.routes = Routes::read(&self.handle)
-            .await
-            .map_err(|source| Error::Read {
-                what: "the main route table",
-                source,
-            })?;
+        let rules = self.read_routes_and_rules().await?;
         let guard = self.observe_guard();
         Ok(Kernel {
             routes: self.routes.own(None),
+            rules,
             guard,
             ..Kernel::default()
         })
+    }
+
+    /// Dumps the route tables, and returns the policy rules that are ours.
+    async fn read_routes_and_rules(&mut self) -> Result<BTreeSet<Rule>, Error> {
+        let failed = |what| move |source| Error::Read { what, source };
+        self.routes = Routes::read(&self.handle)
+            .await
+            .map_err(failed("the route tables"))?;
+        rule::own(&self.handle)
+            .await
+            .map_err(failed("the policy rules"))
     }
 
     /// What had the device's name at the last observation, if that was no device of ours.
@@ -250,6 +257,22 @@ impl Netlink {
                 done
             }
             Change::RemoveRoute(key, _) => self.routes.remove(&self.handle, *key).await,
+            Change::AddRule(rule) => {
+                rule::add(&self.handle, rule)
+                    .await
+                    .map_err(|source| Error::Rule {
+                        rule: *rule,
+                        source,
+                    })
+            }
+            Change::RemoveRule(rule) => {
+                rule::remove(&self.handle, rule)
+                    .await
+                    .map_err(|source| Error::Rule {
+                        rule: *rule,
+                        source,
+                    })
+            }
         }
     }
 

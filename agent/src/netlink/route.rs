@@ -1,12 +1,11 @@
-//! Routes of protocol 119 in the main table, and whose else's stand where ours should.
+//! Routes of protocol 119 in the two tables that have them, and whose else's stand where ours should.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use podwire_core::kernel::{ROUTE_PROTOCOL, RouteAction, RouteKey};
-use podwire_core::obstacles::TABLE_MAIN;
+use podwire_core::kernel::{ROUTE_PROTOCOL, RouteAction, RouteKey, Table};
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::route::{
@@ -18,6 +17,7 @@ use rustix::io::Errno;
 
 use super::error::Error;
 use super::exchange::{change, dump};
+use super::rule::FAMILIES;
 
 /// A route of protocol 119 in a shape that Podwire never writes is observed as this: it equals
 /// nothing that is desired, so that the plan replaces or removes it.
@@ -26,7 +26,7 @@ const STRANGE: RouteAction = RouteAction::Via {
     link_index: 0,
 };
 
-/// Who is at one destination and metric. The kernel can hold several routes there.
+/// Who is at one destination and metric of a table. The kernel can hold several routes there.
 #[derive(Debug, Default)]
 struct Occupants {
     own: Vec<RouteMessage>,
@@ -43,19 +43,28 @@ pub(super) struct Raw {
     pub(super) link: Option<u32>,
 }
 
-/// The routes of the main table, as last dumped and changed since.
+/// The routes of the tables that ours are in, as last dumped and changed since.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     occupants: BTreeMap<RouteKey, Occupants>,
 }
 
 impl Routes {
-    /// Dumps the main table in both families.
+    /// Dumps the tables in both families.
     pub(super) async fn read(handle: &Handle) -> io::Result<Self> {
         let mut routes = Self::default();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for (key, route) in read_table(handle, family, TABLE_MAIN).await? {
-                routes.note(key, route);
+        for table in Table::ALL {
+            for family in FAMILIES {
+                for route in read_table(handle, family, table.number()).await? {
+                    if let Some((destination, metric)) = destination_and_metric(&route) {
+                        let key = RouteKey {
+                            table,
+                            destination,
+                            metric,
+                        };
+                        routes.note(key, route);
+                    }
+                }
             }
         }
         Ok(routes)
@@ -177,7 +186,7 @@ pub(super) async fn read_table(
     handle: &Handle,
     family: AddressFamily,
     number: u32,
-) -> io::Result<Vec<(RouteKey, RouteMessage)>> {
+) -> io::Result<Vec<RouteMessage>> {
     let mut query = RouteMessage::default();
     query.header.address_family = family;
     // A number of more than eight bits goes into an attribute.
@@ -197,9 +206,7 @@ pub(super) async fn read_table(
     };
     let routes = messages.into_iter().filter_map(|message| match message {
         // The kernel filters by table only for sockets that ask for strict checking.
-        RouteNetlinkMessage::NewRoute(route) if table(&route) == number => {
-            Some((key(&route)?, route))
-        }
+        RouteNetlinkMessage::NewRoute(route) if table(&route) == number => Some(route),
         _ => None,
     });
     Ok(routes.collect())
@@ -241,7 +248,7 @@ fn table(route: &RouteMessage) -> u32 {
     long.unwrap_or_else(|| u32::from(route.header.table))
 }
 
-fn key(route: &RouteMessage) -> Option<RouteKey> {
+pub(super) fn destination_and_metric(route: &RouteMessage) -> Option<(IpNet, u32)> {
     let mut destination: IpAddr = match route.header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
         AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -256,10 +263,7 @@ fn key(route: &RouteMessage) -> Option<RouteKey> {
         }
     }
     let prefix_len = route.header.destination_prefix_length;
-    Some(RouteKey {
-        destination: IpNet::new(destination, prefix_len).ok()?,
-        metric,
-    })
+    Some((IpNet::new(destination, prefix_len).ok()?, metric))
 }
 
 /// The address in a route attribute, if it is one.
@@ -319,7 +323,7 @@ fn unspecific(key: &RouteKey) -> RouteMessage {
         IpNet::V4(_) => AddressFamily::Inet,
         IpNet::V6(_) => AddressFamily::Inet6,
     };
-    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    route.header.table = u8::try_from(key.table.number()).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
     route.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
     route.header.destination_prefix_length = key.destination.prefix_len();
     route.attributes = vec![

@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use ipnet::IpNet;
 use podwire_core::kernel::{
     Change, Device, Guard, GuardTable, Kernel, METRIC, METRIC_UNREACHABLE, RouteAction, RouteKey,
+    Rule, RuleAction, Table,
 };
 
 use self::namespace::{Namespace, ip, nft, set, setting, up};
@@ -34,8 +35,16 @@ fn addr(text: &str) -> IpAddr {
 
 fn key(destination: &str, metric: u32) -> RouteKey {
     RouteKey {
+        table: Table::Main,
         destination: net(destination),
         metric,
+    }
+}
+
+fn rule(action: RuleAction, destination: &str) -> Rule {
+    Rule {
+        action,
+        destination: net(destination),
     }
 }
 
@@ -544,6 +553,71 @@ fn the_underlay_is_what_the_kernel_would_do() {
 }
 
 #[test]
+fn policy_rules_are_added_once_observed_and_removed_and_others_stay() {
+    let (node, _) = node();
+    node.block_on(async || {
+        let shown = || [ip("-4 rule show"), ip("-6 rule show")].concat();
+        // As like ours as can be.
+        ip("rule add priority 120 to 10.244.0.0/16 lookup 118 protocol 119");
+        ip("rule add priority 120 to 10.244.0.0/16 fwmark 1 lookup 119 protocol 119");
+        ip("rule add priority 120 from 10.244.0.0/16 lookup 119 protocol 119");
+        ip("rule add priority 119 to 10.244.0.0/16 lookup 119 protocol 119");
+        let before = shown();
+        let rules = [
+            rule(RuleAction::LookupMain, "10.244.1.0/24"),
+            rule(RuleAction::LookupMain, "fd00:10:244:1::/64"),
+            rule(RuleAction::LookupPeers, "10.244.0.0/16"),
+            rule(RuleAction::LookupPeers, "fd00:10:244::/48"),
+            rule(RuleAction::Refuse, "10.244.0.0/16"),
+            rule(RuleAction::Refuse, "fd00:10:244::/48"),
+        ];
+        let mut netlink = Netlink::open(DEVICE).expect("a socket");
+        assert!(netlink.observe().await.expect("observed").rules.is_empty());
+        for _ in 0..2 {
+            for rule in rules {
+                netlink.apply(&Change::AddRule(rule)).await.expect("added");
+            }
+            let observed = netlink.observe().await.expect("observed").rules;
+            assert_eq!(observed, rules.into_iter().collect());
+        }
+        let added: Vec<String> = shown()
+            .lines()
+            .filter(|line| !before.contains(line))
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(
+            added,
+            [
+                "119: from all to 10.244.1.0/24 lookup main proto 119",
+                "120: from all to 10.244.0.0/16 lookup 119 proto 119",
+                "121: from all to 10.244.0.0/16 unreachable proto 119",
+                "119: from all to fd00:10:244:1::/64 lookup main proto 119",
+                "120: from all to fd00:10:244::/48 lookup 119 proto 119",
+                "121: from all to fd00:10:244::/48 unreachable proto 119",
+            ]
+        );
+        for _ in 0..2 {
+            for rule in rules {
+                let change = Change::RemoveRule(rule);
+                netlink.apply(&change).await.expect("removed");
+            }
+            assert_eq!(shown(), before);
+        }
+        // What the kernel takes for the same.
+        for like in [
+            "to 10.244.0.0/16 lookup 119 protocol 118",
+            "not to 10.244.0.0/16 lookup 119 protocol 119",
+        ] {
+            ip(&format!("rule add priority 120 {like}"));
+            let occupied = netlink.apply(&Change::AddRule(rules[2])).await;
+            let told = occupied.expect_err("occupied").to_string();
+            assert!(told.contains("somebody else has the same rule"), "{told}");
+            ip(&format!("rule del priority 120 {like}"));
+        }
+    });
+}
+
+#[test]
 fn a_thousand_peers_are_applied_and_observed() {
     let (node, _) = node();
     node.block_on(async || {
@@ -557,13 +631,8 @@ fn a_thousand_peers_are_applied_and_observed() {
             ]
         };
         let changes = (0..500).flat_map(pods).map(|pods| {
-            Change::SetRoute(
-                RouteKey {
-                    destination: pods,
-                    metric: METRIC,
-                },
-                into_device(&pods, 1400),
-            )
+            let key = RouteKey::peer(Table::Peers, pods);
+            Change::SetRoute(key, into_device(&pods, 1400))
         });
         let changes: Vec<_> = changes.collect();
         let start = Instant::now();
@@ -687,6 +756,8 @@ fn cleanup_removes_what_is_ours_and_nothing_else() {
                 ip("address"),
                 ip("route show table all"),
                 ip("-6 route"),
+                ip("-4 rule show"),
+                ip("-6 rule show"),
                 nft("list ruleset"),
             ]
         };
@@ -707,6 +778,19 @@ fn cleanup_removes_what_is_ours_and_nothing_else() {
                     .expect("set");
             }
         }
+        for pods in ["10.244.2.0/24", "fd00:10:244:2::/64"] {
+            let key = RouteKey::peer(Table::Peers, net(pods));
+            let route = Change::SetRoute(key, into_device(&net(pods), 1400));
+            netlink.apply(&route).await.expect("set");
+        }
+        for rule in [
+            rule(RuleAction::LookupMain, "10.244.1.0/24"),
+            rule(RuleAction::LookupPeers, "fd00:10:244::/48"),
+            rule(RuleAction::Refuse, "fd00:10:244::/48"),
+        ] {
+            let change = Change::AddRule(rule);
+            netlink.apply(&change).await.expect("added");
+        }
         netlink
             .apply(&Change::InstallGuard(guard_table()))
             .await
@@ -718,7 +802,8 @@ fn cleanup_removes_what_is_ours_and_nothing_else() {
             removed,
             Removed {
                 device: true,
-                routes: 6,
+                routes: 8,
+                rules: 3,
                 guard: true
             }
         );

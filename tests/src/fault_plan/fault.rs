@@ -21,7 +21,7 @@ pub enum Fault {
     DeviceDeleted,
     /// The device is set down.
     DeviceDown,
-    /// All routes of protocol 119 are flushed, `unreachable` ones among them.
+    /// All routes of protocol 119 are flushed in all tables, `unreachable` ones among them.
     RoutesFlushed,
     /// All addresses of the device are flushed.
     AddressesFlushed,
@@ -119,10 +119,6 @@ impl Fault {
     /// Whether it has to do with a second node.
     #[must_use]
     pub fn names_peer(self) -> bool {
-        self.is_foreign_route()
-    }
-
-    pub(super) fn is_foreign_route(self) -> bool {
         matches!(self, Self::BetterRoute | Self::LongerRoute)
     }
 

@@ -69,7 +69,7 @@ fn faults_overlap_but_never_those_that_conflict() {
     let mut overlapping = 0;
     for seed in SEEDS {
         let plan = FaultPlan::of(seed);
-        assert_eq!(conflict(&plan.faults), None, "{plan}");
+        assert!(!conflict(&plan.faults), "{plan}");
         let faults = &plan.faults;
         overlapping += (1..faults.len())
             .filter(|i| {
@@ -81,49 +81,15 @@ fn faults_overlap_but_never_those_that_conflict() {
 }
 
 #[test]
-fn what_opens_both_guards_by_definition_is_no_plan() {
-    let table = planned(1, Fault::TableFlushed, 0, 0);
-    let routes = planned(1, Fault::RoutesFlushed, 9, 0);
-    let elsewhere = planned(2, Fault::RoutesFlushed, 0, 0);
-    assert_eq!(
-        conflict(&[table, routes]),
-        Some(Conflict::BothGuardsRemoved)
-    );
-    assert_eq!(
-        conflict(&[routes, table]),
-        Some(Conflict::BothGuardsRemoved)
-    );
-    assert_eq!(conflict(&[table, elsewhere]), None);
-    for route in [Fault::BetterRoute, Fault::LongerRoute] {
-        let route = planned(1, route, 9, 1);
-        let expected = Some(Conflict::TableFlushedWithForeignRoute);
-        assert_eq!(conflict(&[table, route]), expected);
-        let rule = planned(1, Fault::RuleDeleted, 0, 0);
-        assert_eq!(conflict(&[rule, route]), None);
-        assert_eq!(conflict(&[rule, rule]), None);
-        let expected = Some(Conflict::TwoRulesDeletedWithForeignRoute);
-        assert_eq!(conflict(&[rule, rule, route]), expected);
-        assert_eq!(conflict(&[route, rule, rule]), expected);
-    }
-}
-
-#[test]
 fn what_is_taken_is_not_taken_again_before_it_is_back() {
     let killed = planned(1, Fault::Killed, 1, 2);
-    let same = Some(Conflict::SameSubject);
-    assert_eq!(conflict(&[killed, planned(1, Fault::Stopped, 3, 1)]), same);
-    assert_eq!(conflict(&[killed, planned(1, Fault::Stopped, 4, 1)]), None);
-    assert_eq!(conflict(&[killed, planned(2, Fault::Stopped, 3, 1)]), None);
-    assert_eq!(
-        conflict(&[killed, planned(2, Fault::AllKilled, 3, 1)]),
-        same
-    );
+    assert!(conflict(&[killed, planned(1, Fault::Stopped, 3, 1)]));
+    assert!(!conflict(&[killed, planned(1, Fault::Stopped, 4, 1)]));
+    assert!(!conflict(&[killed, planned(2, Fault::Stopped, 3, 1)]));
+    assert!(conflict(&[killed, planned(2, Fault::AllKilled, 3, 1)]));
     let away = planned(1, Fault::RegistryAway, 0, 3);
-    assert_eq!(
-        conflict(&[away, planned(2, Fault::PodCidrChanged, 1, 1)]),
-        same
-    );
-    assert_eq!(conflict(&[away, killed]), None);
+    assert!(conflict(&[away, planned(2, Fault::PodCidrChanged, 1, 1)]));
+    assert!(!conflict(&[away, killed]));
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn moves(context: &Context, [preferred, other]: [IpVersion; 2]) -> Result<()> {
         let mut routes = routes_to(node, bed.node(2))?;
         routes.retain(|line| line.contains("dev podwire0"));
         ensure!(
-            routes.len() == 2 && routes.iter().all(|line| line.contains(mtu)),
+            routes.len() == 4 && routes.iter().all(|line| line.contains(mtu)),
             "{routes:?}"
         );
         Ok(())

@@ -187,7 +187,7 @@ fn hit(_outcome: Result<()>) -> End {
 
 fn flush_routes(node: &Node) -> Result<()> {
     ["-4", "-6"].iter().try_for_each(|version| {
-        let arguments = [*version, "route", "flush", "proto", "119"];
+        let arguments = [*version, "route", "flush", "table", "all", "proto", "119"];
         node.namespace().output("ip", &arguments, "").map(drop)
     })
 }

@@ -37,8 +37,10 @@ pub(crate) enum Fault {
     AgentKilled,
     /// Node 1's device is deleted.
     DeviceDeleted,
-    /// Every route of protocol 119 is flushed on node 1.
+    /// Every route of protocol 119, in whatever table, is flushed on node 1.
     RoutesFlushed,
+    /// Every policy rule of protocol 119 is flushed on node 1.
+    RulesFlushed,
     /// `nft flush ruleset` on node 1.
     TableFlushed,
     /// Node 1's pods, their bridge and so the routes to it are deleted while packets for it arrive.
@@ -46,7 +48,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::KeyRemoved,
         Self::RecordRemoved,
         Self::HandshakeImpossible,
@@ -57,6 +59,7 @@ impl Fault {
         Self::AgentKilled,
         Self::DeviceDeleted,
         Self::RoutesFlushed,
+        Self::RulesFlushed,
         Self::TableFlushed,
         Self::PodsDeleted,
     ];
@@ -72,6 +75,7 @@ impl Fault {
             Self::LongerRoute => "longer foreign route",
             Self::DeviceDeleted => "device deleted",
             Self::RoutesFlushed => "routes flushed",
+            Self::RulesFlushed => "rules flushed",
             Self::TableFlushed => "table flushed",
             Self::PodsDeleted => "local pods deleted",
             Self::AgentKilled => "agent killed",
@@ -82,7 +86,7 @@ impl Fault {
     pub(crate) fn is_mended(self) -> bool {
         matches!(
             self,
-            Self::DeviceDeleted | Self::RoutesFlushed | Self::TableFlushed
+            Self::DeviceDeleted | Self::RoutesFlushed | Self::RulesFlushed | Self::TableFlushed
         )
     }
 
@@ -97,7 +101,8 @@ impl Fault {
             Self::BetterRoute => node.namespace().ip(&foreign_routes(bed, "add", false)),
             Self::LongerRoute => node.namespace().ip(&foreign_routes(bed, "add", true)),
             Self::DeviceDeleted => delete_device(node),
-            Self::RoutesFlushed => flush_routes(node),
+            Self::RoutesFlushed => flush(node, "route", &["table", "all"]),
+            Self::RulesFlushed => flush(node, "rule", &[]),
             Self::TableFlushed => node.namespace().nft("flush ruleset"),
             Self::PodsDeleted => delete_pods(scene),
             Self::AgentKilled => node.kill_agent().map(drop),
@@ -120,6 +125,7 @@ impl Fault {
             | Self::Reboot
             | Self::DeviceDeleted
             | Self::RoutesFlushed
+            | Self::RulesFlushed
             | Self::TableFlushed
             | Self::PodsDeleted
             | Self::AgentKilled => Ok(()),
@@ -256,9 +262,10 @@ fn delete_device(node: &Node) -> Result<()> {
     Ok(())
 }
 
-fn flush_routes(node: &Node) -> Result<()> {
+/// Flushes what is of protocol 119 of a kind of object.
+fn flush(node: &Node, object: &str, which: &[&str]) -> Result<()> {
     for version in ["-4", "-6"] {
-        let arguments = [version, "route", "flush", "table", "main", "proto", "119"];
+        let arguments = [&[version, object, "flush"], which, &["proto", "119"]].concat();
         node.namespace().output("ip", &arguments, "")?;
     }
     Ok(())

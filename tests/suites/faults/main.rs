@@ -2,8 +2,8 @@
 
 mod boot;
 mod control;
-mod exceptions;
 mod fault;
+mod guards;
 mod mode;
 mod pairs;
 mod records;
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     };
     let suites: [&[Test]; 6] = [
         faults,
-        exceptions::TESTS,
+        guards::TESTS,
         records::TESTS,
         boot::TESTS,
         mode::TESTS,

@@ -52,23 +52,20 @@ fn expected(faults: &[Fault]) -> Vec<(Site, Sight)> {
     match faults {
         // The device has no reader, at this end or at the other, or waits for a session.
         [Fault::AgentKilled | Fault::HandshakeImpossible]
-        | [Fault::AgentKilled, Fault::TableFlushed] => sites(Silence, Silence),
+        | [
+            Fault::AgentKilled,
+            Fault::TableFlushed | Fault::RulesFlushed,
+        ] => sites(Silence, Silence),
         // A guard answers. What comes from there is not answered either: it is no peer's any more,
         // or the answer has no way back, or nobody reads it.
-        [
-            Fault::RecordRemoved
-            | Fault::KeyRemoved
-            | Fault::NodeDeleted
-            | Fault::BetterRoute
-            | Fault::LongerRoute,
-        ]
+        [Fault::RecordRemoved | Fault::KeyRemoved | Fault::NodeDeleted]
         | [
             Fault::AgentKilled,
             Fault::DeviceDeleted | Fault::RoutesFlushed,
         ] => sites(Unreachable, Silence),
         [Fault::PodsDeleted] => vec![(NodeHere, Answer), (PodThere, Unreachable)],
-        // Up again.
-        [Fault::Reboot] => sites(Answer, Answer),
+        // Up again; or nothing that a packet meets: ours are looked up first.
+        [Fault::Reboot | Fault::BetterRoute | Fault::LongerRoute] => sites(Answer, Answer),
         _ => Vec::new(),
     }
 }

@@ -31,14 +31,16 @@ const REPAIRS_PER_SECOND: u64 = 2;
 
 /// How a flusher of everything goes about it, in the style of systemd-networkd, a firewall's
 /// reload and an operator at once.
-const FLUSH: &str = "ip -4 route flush proto 119; ip -6 route flush proto 119; \
+const FLUSH: &str = "ip -4 route flush table all proto 119; \
+                     ip -6 route flush table all proto 119; \
+                     ip -4 rule flush proto 119; ip -6 rule flush proto 119; \
                      ip address flush dev podwire0; nft flush ruleset";
 
 /// A command for the shell, and what the log line says of it.
 type Damage = (&'static str, &'static str);
 
 /// No more than the agent tells of in a minute, on each node.
-const ON_NODE_1: [Damage; 9] = [
+const ON_NODE_1: [Damage; 10] = [
     ("ip link delete podwire0", "device missing"),
     (
         "ip link set podwire0 mtu 1300",
@@ -63,6 +65,10 @@ const ON_NODE_1: [Damage; 9] = [
     (
         "ip route delete 10.244.2.0/24 proto 119 metric 1024",
         "route 10.244.2.0/24 metric 1024 missing",
+    ),
+    (
+        "ip rule flush proto 119",
+        "rule 119 to 10.244.1.0/24 missing",
     ),
     (
         "nft delete table inet podwire",

@@ -18,16 +18,16 @@ pub(crate) const TESTS: &[Test] = &[(
 /// What others set up on node 1, and how it is named; nothing leads to a host that exists.
 const IN_THE_WAY: [(&str, &str); 5] = [
     (
-        "route add 10.244.2.0/24 via 192.0.2.99 metric 7 proto static",
-        "route 10.244.2.0/24 metric 7 by eth0 of protocol 4",
+        "route add 10.244.2.0/24 via 192.0.2.99 table 119 metric 7 proto static",
+        "route 10.244.2.0/24 metric 7 by eth0 of protocol 4, in table 119",
     ),
     (
-        "route add blackhole 10.244.2.128/25 proto bird",
-        "route 10.244.2.128/25 metric 0 to nowhere of protocol 12",
+        "route add blackhole 10.244.2.128/25 table 119 proto bird",
+        "route 10.244.2.128/25 metric 0 to nowhere of protocol 12, in table 119",
     ),
     (
-        "route add fd00:10:244:2::/65 dev cni0 metric 9 proto static",
-        "route fd00:10:244:2::/65 metric 9 by cni0 of protocol 4",
+        "route add fd00:10:244:2::/65 dev cni0 table 119 metric 9 proto static",
+        "route fd00:10:244:2::/65 metric 9 by cni0 of protocol 4, in table 119",
     ),
     (
         "rule add priority 100 to 10.244.2.0/24 lookup 77",
@@ -39,10 +39,12 @@ const IN_THE_WAY: [(&str, &str); 5] = [
     ),
 ];
 
-/// What others may well have, and what is in nobody's way.
-const HARMLESS: [&str; 6] = [
+/// What others may well have, and what is in nobody's way: the main table is not asked.
+const HARMLESS: [&str; 8] = [
     "route add default via 192.0.2.99 table 77",
-    "route add 10.244.2.0/24 via 192.0.2.99 metric 5000 proto static",
+    "route add 10.244.2.0/24 via 192.0.2.99 metric 7 proto static",
+    "route add blackhole 10.244.2.128/25 proto bird",
+    "route add fd00:10:244:2::/65 dev cni0 metric 9 proto static",
     "route add 10.0.0.0/8 via 192.0.2.99 metric 5 proto static",
     "route add 10.244.1.77/32 dev cni0 proto static",
     "rule add priority 102 fwmark 0x7 lookup 77",

@@ -1,6 +1,6 @@
 //! What a reboot takes away: pods, kernel state and the run folder, and nothing else.
 //!
-//! Pods go first and come back last, as with a container runtime. To take both guards away under
+//! Pods go first and come back last, as with a container runtime. To take all guards away under
 //! running pods, with no agent there, opens a path that nothing promises to keep closed
 //! (SECURITY.md): the last packets of their connections would show on the underlay.
 
@@ -14,8 +14,10 @@ pub(crate) fn reboot(node: &Node) -> Result<()> {
     set_pods(node, "down")?;
     // Device and table may be gone already.
     let script = "ip link delete podwire0 2>/dev/null || true\n\
-                  ip -4 route flush proto 119\n\
-                  ip -6 route flush proto 119\n\
+                  for version in -4 -6; do\n\
+                  ip $version rule flush proto 119\n\
+                  ip $version route flush table all proto 119\n\
+                  done\n\
                   nft delete table inet podwire 2>/dev/null || true\n";
     node.namespace().output("sh", &["-e"], script)?;
     for entry in fs::read_dir(node.run_dir())? {

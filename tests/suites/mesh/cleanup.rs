@@ -14,7 +14,7 @@ use podwire_testbed::agent_view::{program, routes, run_program};
 pub(crate) const TESTS: &[Test] = &[("cleanup_removes_what_is_ours_and_nothing_else", cleanup)];
 
 /// What another program may have on a node, as like ours as can be.
-const FOREIGN_LINES: [&str; 7] = [
+const FOREIGN_LINES: [&str; 9] = [
     "link add podwire1 type veth peer name podwire2",
     "link set podwire2 up",
     "address add 10.250.0.1/32 dev podwire1",
@@ -22,6 +22,8 @@ const FOREIGN_LINES: [&str; 7] = [
     "route add 10.251.0.0/24 dev podwire1 proto 120 metric 1024",
     "route add unreachable 10.244.0.0/16 proto static metric 4000001",
     "route add fd00:10:251::/64 dev podwire1 proto 118",
+    "route add 10.251.0.0/24 dev podwire1 table 119",
+    "rule add priority 120 to 10.251.0.0/16 lookup 119 protocol 118",
 ];
 
 const FOREIGN_TABLES: &str = "table ip podwire {\n  chain output {\n    \
@@ -31,11 +33,13 @@ const FOREIGN_TABLES: &str = "table ip podwire {\n  chain output {\n    \
 /// Everything on a node that cleanup may change, one line each.
 fn configuration(node: &Node) -> Result<BTreeSet<String>> {
     let mut lines = BTreeSet::new();
-    let listings: [(&str, &[&str]); 5] = [
+    let listings: [(&str, &[&str]); 7] = [
         ("ip", &["-o", "link", "show"]),
         ("ip", &["-o", "address", "show"]),
         ("ip", &["-4", "route", "show", "table", "all"]),
         ("ip", &["-6", "route", "show", "table", "all"]),
+        ("ip", &["-4", "rule", "show"]),
+        ("ip", &["-6", "rule", "show"]),
         ("nft", &["-s", "list", "ruleset"]),
     ];
     for (program, arguments) in listings {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::kernel::{GuardTable, METRIC, METRIC_UNREACHABLE};
+use crate::kernel::{GuardTable, METRIC, METRIC_UNREACHABLE, RuleAction, Table};
 
 fn net(text: &str) -> IpNet {
     text.parse().expect("cidr")
@@ -7,6 +7,7 @@ fn net(text: &str) -> IpNet {
 
 fn key(destination: &str, metric: u32) -> RouteKey {
     RouteKey {
+        table: Table::Main,
         destination: net(destination),
         metric,
     }
@@ -49,6 +50,14 @@ fn whole() -> Kernel {
         ]
         .into(),
         guard: table("10.244.1.0/24"),
+        rules: [peers_rule()].into(),
+    }
+}
+
+fn peers_rule() -> Rule {
+    Rule {
+        action: RuleAction::LookupPeers,
+        destination: net("10.244.0.0/16"),
     }
 }
 
@@ -92,7 +101,7 @@ fn each_thing_that_is_missing_or_changed_is_named() {
     let peer = key("10.244.2.0/24", METRIC);
     let cover = key("10.244.2.0/24", METRIC_UNREACHABLE);
     type Case = (fn(&mut Kernel), &'static [&'static str]);
-    let cases: [Case; 8] = [
+    let cases: [Case; 10] = [
         (
             |kernel| kernel.guard = Guard::Missing,
             &["table inet podwire missing"],
@@ -123,6 +132,20 @@ fn each_thing_that_is_missing_or_changed_is_named() {
                 kernel.routes.insert(strange, RouteAction::Unreachable);
             },
             &["route 10.244.7.0/24 metric 5 added"],
+        ),
+        (
+            |kernel| kernel.rules.clear(),
+            &["rule 120 to 10.244.0.0/16 missing"],
+        ),
+        (
+            |kernel| {
+                let action = RuleAction::Refuse;
+                _ = kernel.rules.insert(Rule {
+                    action,
+                    ..peers_rule()
+                });
+            },
+            &["rule 121 to 10.244.0.0/16 added"],
         ),
         (
             |kernel| kernel.routes.clear(),

@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 
 use super::*;
+use crate::kernel::{METRIC, METRIC_UNREACHABLE};
 use crate::key::PublicKey;
 use crate::mesh::{ClosedReason, HostNetworkPeers, Policy};
 use crate::record::Lane;
@@ -87,12 +88,17 @@ fn underlay(paths: &[(&str, &str, bool, u32)]) -> Underlay {
 }
 
 fn traffic(desired: &DesiredKernel) -> Vec<(String, &RouteAction)> {
-    let routes = desired
-        .kernel
-        .routes
-        .iter()
-        .filter(|(key, _)| key.metric == METRIC);
-    routes
+    let of = |table| {
+        let routes = desired.kernel.routes.iter();
+        routes.filter(move |(key, _)| key.metric == METRIC && key.table == table)
+    };
+    assert!(
+        of(Table::Main)
+            .map(|(key, action)| (key.destination, action))
+            .eq(of(Table::Peers).map(|(key, action)| (key.destination, action))),
+        "the two tables differ"
+    );
+    of(Table::Peers)
         .map(|(key, action)| (key.destination.to_string(), action))
         .collect()
 }
@@ -106,6 +112,7 @@ fn unreachable(desired: &DesiredKernel) -> Vec<String> {
     routes
         .map(|(key, action)| {
             assert_eq!(action, &RouteAction::Unreachable);
+            assert_eq!(key.table, Table::Main);
             key.destination.to_string()
         })
         .collect()
@@ -116,6 +123,37 @@ fn guard(desired: &DesiredKernel) -> &GuardTable {
         Guard::Installed(table) => table,
         Guard::Missing | Guard::Altered => panic!("the guard is always there"),
     }
+}
+
+#[test]
+fn own_pods_are_looked_up_in_the_main_table_and_the_clusters_in_the_peers_or_nowhere() {
+    let desired = desired_kernel(&mesh([]), &Underlay::new(), DEVICE);
+    let rules: Vec<String> = desired
+        .kernel
+        .rules
+        .iter()
+        .map(|rule| format!("{rule} {:?}", rule.action))
+        .collect();
+    assert_eq!(
+        rules,
+        [
+            "rule 119 to 10.244.1.0/24 LookupMain",
+            "rule 119 to fd00:10:244:1::/64 LookupMain",
+            "rule 120 to 10.244.0.0/16 LookupPeers",
+            "rule 120 to fd00:10:244::/48 LookupPeers",
+            "rule 121 to 10.244.0.0/16 Refuse",
+            "rule 121 to fd00:10:244::/48 Refuse",
+        ]
+    );
+}
+
+#[test]
+fn there_is_no_rule_until_the_own_pods_are_known() {
+    let mut mesh = mesh([]);
+    mesh.own.pod_cidrs.clear();
+    let desired = desired_kernel(&mesh, &Underlay::new(), DEVICE);
+    assert_eq!(desired.kernel.rules, BTreeSet::new());
+    assert!(!desired.kernel.routes.is_empty(), "the covers");
 }
 
 #[test]

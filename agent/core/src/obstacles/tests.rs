@@ -7,10 +7,8 @@ fn net(text: &str) -> IpNet {
 
 fn route(destination: &str, metric: u32, leads: Leads) -> ForeignRoute {
     ForeignRoute {
-        key: RouteKey {
-            destination: net(destination),
-            metric,
-        },
+        destination: net(destination),
+        metric,
         protocol: 4,
         leads,
     }
@@ -29,68 +27,79 @@ fn desired() -> Kernel {
         host_network_cidrs: BTreeSet::new(),
         underlay_links: ["eth0".to_owned()].into(),
     };
-    let key = |destination, metric| RouteKey {
-        destination: net(destination),
-        metric,
-    };
     let device = RouteAction::Device {
         source: "10.244.1.0".parse().expect("address"),
         mtu: 1420,
     };
+    let covers = ["10.244.2.0/24", "10.244.1.0/24", "10.244.0.0/16"]
+        .map(|cidr| (RouteKey::cover(net(cidr)), RouteAction::Unreachable));
+    let peers =
+        Table::ALL.map(|table| (RouteKey::peer(table, net("10.244.2.0/24")), device.clone()));
     Kernel {
         guard: Guard::Installed(guard),
-        routes: [
-            (key("10.244.2.0/24", METRIC), device),
-            (
-                key("10.244.2.0/24", METRIC_UNREACHABLE),
-                RouteAction::Unreachable,
-            ),
-            (
-                key("10.244.1.0/24", METRIC_UNREACHABLE),
-                RouteAction::Unreachable,
-            ),
-            (
-                key("10.244.0.0/16", METRIC_UNREACHABLE),
-                RouteAction::Unreachable,
-            ),
-        ]
-        .into(),
+        routes: covers.into_iter().chain(peers).collect(),
         ..Kernel::default()
     }
 }
 
-fn stands_in_the_way(route: &ForeignRoute) -> bool {
+/// `ip rule add lookup main`, before ours.
+fn main_first() -> Vec<PolicyRule> {
+    let ipv4 = rule(100, TABLE_MAIN);
+    let ipv6 = PolicyRule {
+        is_ipv6: true,
+        ..ipv4.clone()
+    };
+    vec![ipv4, ipv6]
+}
+
+fn stands_in_the_way(route: &ForeignRoute, rules: Vec<PolicyRule>) -> bool {
+    is_obstacle(Table::Main, route, rules)
+}
+
+/// A route in the table of our own.
+fn stands_among_ours(route: &ForeignRoute) -> bool {
+    is_obstacle(Table::Peers, route, usual())
+}
+
+fn is_obstacle(table: Table, route: &ForeignRoute, rules: Vec<PolicyRule>) -> bool {
     let foreign = Foreign {
-        main: vec![route.clone()],
+        routes: vec![(table, route.clone())],
+        rules,
         ..Foreign::default()
     };
     !obstacles(&desired(), &foreign).is_empty()
 }
 
 #[test]
-fn a_route_that_wins_over_one_of_ours_stands_in_the_way() {
+fn no_route_of_the_main_table_wins_over_ours_unless_a_rule_has_it_asked_first() {
     let cases = [
-        ("the same key", route("10.244.2.0/24", METRIC, out("eth0"))),
         ("a better metric", route("10.244.2.0/24", 0, out("eth0"))),
-        (
-            "a longer prefix",
-            route("10.244.2.128/25", 9_000_000, out("eth0")),
-        ),
-        (
-            "a longer prefix to nowhere",
-            route("10.244.2.7/32", 0, Leads::Nowhere),
-        ),
+        ("a longer prefix", route("10.244.2.128/25", 9, out("eth0"))),
+        ("to nowhere", route("10.244.2.7/32", 0, Leads::Nowhere)),
         ("another bridge", route("10.244.2.0/24", 0, out("docker0"))),
         ("pods of no node", route("10.244.77.0/24", 0, out("eth0"))),
         ("the cluster", route("10.244.0.0/16", 100, out("eth0"))),
+        ("several links", route("10.244.2.0/24", 0, out(""))),
+        ("IPv6", route("fd00:10:244:2::/64", 512, out("eth0"))),
+    ];
+    for (what, route) in cases {
+        assert!(!stands_in_the_way(&route, usual()), "{what}: {route}");
+        assert!(stands_in_the_way(&route, main_first()), "{what}: {route}");
+        let marked = main_first().into_iter().map(|rule| PolicyRule {
+            is_selective: true,
+            ..rule
+        });
+        assert!(!stands_in_the_way(&route, marked.collect()), "{what}");
+    }
+}
+
+#[test]
+fn a_route_that_wins_over_one_of_ours_stands_in_the_way() {
+    let cases = [
+        ("the same key", route("10.244.2.0/24", METRIC, out("eth0"))),
         (
             "in the place of a cover",
             route("10.244.0.0/16", METRIC_UNREACHABLE, out("eth0")),
-        ),
-        ("several links", route("10.244.2.0/24", 0, out(""))),
-        (
-            "the other family",
-            route("fd00:10:244:2::/64", 512, out("eth0")),
         ),
         (
             "own pods by the underlay",
@@ -98,7 +107,16 @@ fn a_route_that_wins_over_one_of_ours_stands_in_the_way() {
         ),
     ];
     for (what, route) in cases {
-        assert!(stands_in_the_way(&route), "{what}: {route}");
+        assert!(stands_in_the_way(&route, usual()), "{what}: {route}");
+    }
+    let among_ours = [
+        ("the same key", route("10.244.2.0/24", METRIC, out("eth0"))),
+        ("a better metric", route("10.244.2.0/24", 0, out("eth0"))),
+        ("a longer prefix", route("10.244.2.128/25", 9, out("eth0"))),
+        ("a default route", route("0.0.0.0/0", 0, out("eth0"))),
+    ];
+    for (what, route) in among_ours {
+        assert!(stands_among_ours(&route), "{what}: {route}");
     }
 }
 
@@ -128,7 +146,15 @@ fn a_route_that_loses_or_leads_where_ours_do_stands_in_nobodys_way() {
         ("no pod at all", route("192.0.2.0/24", 0, out("eth0"))),
     ];
     for (what, route) in cases {
-        assert!(!stands_in_the_way(&route), "{what}: {route}");
+        assert!(!stands_in_the_way(&route, usual()), "{what}: {route}");
+        assert!(!stands_in_the_way(&route, main_first()), "{what}: {route}");
+    }
+    for harmless in [
+        route("10.244.2.0/24", 2048, out("eth0")),
+        route("10.244.2.128/25", 0, out("podwire0")),
+        route("10.244.2.128/25", 0, Leads::On),
+    ] {
+        assert!(!stands_among_ours(&harmless), "{harmless}");
     }
 }
 
@@ -140,7 +166,7 @@ fn nothing_is_named_before_the_own_pods_are_known() {
     };
     guard.own_cidrs.clear();
     let foreign = Foreign {
-        main: vec![route("10.244.1.0/24", 0, out("cni0"))],
+        routes: vec![(Table::Peers, route("10.244.1.0/24", 0, out("cni0")))],
         ..Foreign::default()
     };
     assert_eq!(obstacles(&desired, &foreign), BTreeSet::new());
@@ -148,15 +174,20 @@ fn nothing_is_named_before_the_own_pods_are_known() {
 
 #[test]
 fn an_obstacle_is_named_with_its_link_and_whose_it_is() {
+    let route = route("10.244.2.0/25", 7, out("eth0"));
     let foreign = Foreign {
-        main: vec![route("10.244.2.0/25", 7, out("eth0"))],
+        routes: vec![(Table::Main, route.clone()), (Table::Peers, route)],
+        rules: main_first(),
         ..Foreign::default()
     };
     let found = obstacles(&desired(), &foreign);
     let named: Vec<String> = found.iter().map(ToString::to_string).collect();
     assert_eq!(
         named,
-        ["route 10.244.2.0/25 metric 7 by eth0 of protocol 4"]
+        [
+            "route 10.244.2.0/25 metric 7 by eth0 of protocol 4",
+            "route 10.244.2.0/25 metric 7 by eth0 of protocol 4, in table 119",
+        ]
     );
 }
 
@@ -232,7 +263,7 @@ fn the_usual_rules_stand_in_nobodys_way() {
 }
 
 #[test]
-fn a_rule_before_the_main_table_that_takes_pod_traffic_stands_in_the_way() {
+fn a_rule_before_ours_that_takes_pod_traffic_stands_in_the_way() {
     let default = route("0.0.0.0/0", 0, out("eth0"));
     let named = "rule 10 to table 100 with route 0.0.0.0/0 metric 0 by eth0 of protocol 4";
     let from_pod = PolicyRule {
@@ -267,7 +298,7 @@ fn a_rule_that_takes_no_pod_traffic_stands_in_nobodys_way() {
         table,
         suppressed: Some(0),
     };
-    let after_main = rule(32_766 + 1, OTHER);
+    let after_ours = rule(121, OTHER);
     let of_the_node = PolicyRule {
         source: Some(net("192.0.2.11/32")),
         ..rule(10, OTHER)
@@ -284,7 +315,7 @@ fn a_rule_that_takes_no_pod_traffic_stands_in_nobodys_way() {
         action: suppressed(OTHER),
         ..rule(10, OTHER)
     };
-    let rules = [after_main, of_the_node, marked, to_others, without_default];
+    let rules = [after_ours, of_the_node, marked, to_others, without_default];
     for rule in rules {
         assert_eq!(
             with_rule(rule.clone(), std::slice::from_ref(&default)),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::kernel::METRIC_UNREACHABLE;
+use crate::kernel::{METRIC, METRIC_UNREACHABLE, Rule, RuleAction};
 
 fn net(text: &str) -> IpNet {
     text.parse().expect("cidr")
@@ -30,16 +30,17 @@ const SOURCES: [&str; 4] = [
 const MTUS: [u32; 4] = [1280, 1320, 1440, 8940];
 
 fn key(cidr: usize) -> RouteKey {
-    RouteKey {
-        destination: net(CIDRS[cidr]),
-        metric: METRIC,
-    }
+    RouteKey::peer(Table::Peers, net(CIDRS[cidr]))
 }
 
 fn cover(cidr: usize) -> RouteKey {
-    RouteKey {
+    RouteKey::cover(net(CIDRS[cidr]))
+}
+
+fn rule(action: RuleAction, cidr: usize) -> Rule {
+    Rule {
+        action,
         destination: net(CIDRS[cidr]),
-        metric: METRIC_UNREACHABLE,
     }
 }
 
@@ -93,6 +94,11 @@ fn kernel(first: RouteAction) -> Kernel {
             (cover(4), RouteAction::Unreachable),
         ]),
         guard: Guard::Installed(table(host_network)),
+        rules: [
+            rule(RuleAction::LookupPeers, 4),
+            rule(RuleAction::Refuse, 4),
+        ]
+        .into(),
     }
 }
 
@@ -108,6 +114,8 @@ fn a_bare_kernel_is_closed_first_and_has_an_address_before_a_route_uses_it() {
             unreachable(4),
             unreachable(0),
             unreachable(1),
+            Change::AddRule(rule(RuleAction::LookupPeers, 4)),
+            Change::AddRule(rule(RuleAction::Refuse, 4)),
             Change::CreateDevice,
             Change::SetDevice(settings),
             Change::AddAddress(net("10.244.1.0/32")),
@@ -191,6 +199,21 @@ fn a_peer_that_is_gone_loses_its_route_before_its_cover() {
 }
 
 #[test]
+fn a_rule_for_other_pods_goes_after_the_new_one_is_there() {
+    let before = kernel(device_route(0, 1440));
+    let mut after = before.clone();
+    after.rules = [rule(RuleAction::Refuse, 0)].into();
+    assert_eq!(
+        plan(&before, &after),
+        [
+            Change::AddRule(rule(RuleAction::Refuse, 0)),
+            Change::RemoveRule(rule(RuleAction::LookupPeers, 4)),
+            Change::RemoveRule(rule(RuleAction::Refuse, 4)),
+        ]
+    );
+}
+
+#[test]
 fn a_new_device_mtu_sets_the_ipv6_routes_that_the_kernel_changed_along() {
     let mut before = kernel(device_route(0, 1440));
     before.addresses.insert(net("fd00:10:244:1::f/128"));
@@ -233,8 +256,8 @@ fn a_route_of_ours_with_a_foreign_metric_goes() {
     let desired = kernel(via(2));
     let mut observed = desired.clone();
     let stray = RouteKey {
-        destination: net(CIDRS[1]),
         metric: 50,
+        ..key(1)
     };
     observed.routes.insert(stray, via(9));
     assert_eq!(
@@ -285,6 +308,15 @@ fn actions() -> impl Strategy<Value = Vec<Option<RouteAction>>> {
     (0..CIDRS.len()).map(action).collect::<Vec<_>>()
 }
 
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let action = proptest::sample::select(&RuleAction::ALL);
+    (action, 0..CIDRS.len()).prop_map(|(action, cidr)| rule(action, cidr))
+}
+
+fn rules() -> impl Strategy<Value = std::collections::BTreeSet<Rule>> {
+    proptest::collection::btree_set(any_rule(), 0..4)
+}
+
 /// A state that an agent may want: what it names is there, and its guard admits what it declares.
 fn desired() -> impl Strategy<Value = Kernel> {
     let covered = proptest::collection::vec(any::<bool>(), CIDRS.len());
@@ -292,8 +324,9 @@ fn desired() -> impl Strategy<Value = Kernel> {
         proptest::option::weighted(0.8, device()),
         actions(),
         covered,
+        rules(),
     )
-        .prop_map(|(device, actions, covered)| {
+        .prop_map(|(device, actions, covered, rules)| {
             let device = device.map(|device| Device {
                 up: true,
                 fixed_settings: true,
@@ -315,11 +348,15 @@ fn desired() -> impl Strategy<Value = Kernel> {
                         if source(&action).is_none() {
                             host_network.push(cidr);
                         }
-                        kernel.routes.insert(key(cidr), action);
+                        for table in Table::ALL {
+                            let key = RouteKey::peer(table, net(CIDRS[cidr]));
+                            kernel.routes.insert(key, action.clone());
+                        }
                     }
                     None => {}
                 }
             }
+            kernel.rules = rules;
             kernel.guard = Guard::Installed(table(&host_network));
             kernel
         })
@@ -327,8 +364,10 @@ fn desired() -> impl Strategy<Value = Kernel> {
 
 fn change() -> impl Strategy<Value = Change> {
     let metric = prop_oneof![Just(METRIC), Just(METRIC_UNREACHABLE), Just(50_u32)];
-    let route = (0..CIDRS.len(), metric).prop_flat_map(|(cidr, metric)| {
+    let table_of = proptest::sample::select(&Table::ALL);
+    let route = (0..CIDRS.len(), metric, table_of).prop_flat_map(|(cidr, metric, table)| {
         let key = RouteKey {
+            table,
             destination: net(CIDRS[cidr]),
             metric,
         };
@@ -345,6 +384,8 @@ fn change() -> impl Strategy<Value = Change> {
         1 => host().prop_map(Change::RemoveAddress),
         4 => route.clone().prop_map(|(key, action)| Change::SetRoute(key, action)),
         1 => route.prop_map(|(key, action)| Change::RemoveRoute(key, action)),
+        1 => any_rule().prop_map(Change::AddRule),
+        1 => any_rule().prop_map(Change::RemoveRule),
     ]
 }
 
@@ -400,6 +441,7 @@ proptest! {
         prop_assert_eq!(&after.routes, &desired.routes);
         prop_assert_eq!(&after.addresses, &desired.addresses);
         prop_assert_eq!(&after.guard, &desired.guard);
+        prop_assert_eq!(&after.rules, &desired.rules);
         prop_assert!(desired.device.is_none() || after.device == desired.device);
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use podwire_core::kernel::{Guard, Kernel, METRIC, RouteAction};
+use podwire_core::kernel::{Guard, Kernel, RouteAction, RouteKey, Table};
 use podwire_core::obstacles::obstacles;
 
 use super::super::Netlink;
@@ -28,13 +28,10 @@ async fn found() -> Vec<String> {
     let mut netlink = Netlink::open("podwire0").expect("a socket");
     netlink.observe().await.expect("observed");
     let foreign = netlink.foreign(&guard()).await.expect("read");
-    let key = RouteKey {
-        destination: net("10.244.2.0/24"),
-        metric: METRIC,
-    };
+    let keys = Table::ALL.map(|table| RouteKey::peer(table, net("10.244.2.0/24")));
     let desired = Kernel {
         guard: Guard::Installed(guard()),
-        routes: [(key, RouteAction::Unreachable)].into(),
+        routes: keys.map(|key| (key, RouteAction::Unreachable)).into(),
         ..Kernel::default()
     };
     let found = obstacles(&desired, &foreign);
@@ -61,12 +58,22 @@ fn routes_and_rules_of_others_are_seen_as_they_are() {
         ip("route add 10.244.2.0/24 via 192.0.2.12 metric 7 proto static");
         ip("route add blackhole 10.244.2.128/25 proto 42");
         ip("-6 route add fd00:10:244:2::/64 dev far metric 9 proto bird");
+        let behind_ours = Vec::<String>::new();
+        assert_eq!(found().await, behind_ours, "the rules lead elsewhere");
+        ip("-4 rule add priority 118 lookup main");
+        ip("-6 rule add priority 118 lookup main");
         let routes = [
             "route 10.244.2.0/24 metric 7 by underlay of protocol 4",
             "route 10.244.2.128/25 metric 0 to nowhere of protocol 42",
             "route fd00:10:244:2::/64 metric 9 by far of protocol 12",
         ];
         assert_eq!(found().await, routes);
+        ip("-4 rule del priority 118");
+        ip("-6 rule del priority 118");
+        ip("route add 10.244.2.9 via 192.0.2.12 table 119");
+        let among_ours = "route 10.244.2.9/32 metric 0 by underlay of protocol 3, in table 119";
+        assert_eq!(found().await, [among_ours]);
+        ip("route del 10.244.2.9 table 119");
         ip("route del 10.244.2.0/24 via 192.0.2.12");
         ip("route del blackhole 10.244.2.128/25");
         ip("-6 route del fd00:10:244:2::/64");
