@@ -56,14 +56,10 @@ pub(crate) struct RunArgs {
     /// How this node takes part.
     #[arg(long, env = "PODWIRE_MODE", value_enum, default_value_t = ModeArg::Auto)]
     pub(crate) mode: ModeArg,
-    /// Whether traffic with nodes that declare host-network mode may be plaintext.
-    #[arg(
-        long,
-        env = "PODWIRE_HOST_NETWORK_PEERS",
-        value_enum,
-        default_value_t = HostNetworkPeersArg::Allow
-    )]
-    pub(crate) host_network_peers: HostNetworkPeersArg,
+    /// Whether traffic with nodes that declare host-network mode may be plaintext [default: refuse
+    /// with `--mode encrypted`, else allow].
+    #[arg(long, env = "PODWIRE_HOST_NETWORK_PEERS", value_enum)]
+    pub(crate) host_network_peers: Option<HostNetworkPeersArg>,
     /// Prefixes in which peers' endpoints may lie beside their Node's own addresses.
     #[arg(
         long,

@@ -141,9 +141,13 @@ impl Config {
         }
         check_device(&device)?;
         check_folders(&directory, &state_dir, &run_dir)?;
-        let host_network_peers = match host_network_peers {
-            HostNetworkPeersArg::Allow => HostNetworkPeers::Allow,
-            HostNetworkPeersArg::Refuse => HostNetworkPeers::Refuse,
+        let host_network_peers = match (host_network_peers, mode) {
+            // Who insists on encryption does so towards everybody, unless told otherwise.
+            (Some(HostNetworkPeersArg::Refuse), _) | (None, ModeArg::Encrypted) => {
+                HostNetworkPeers::Refuse
+            }
+            (Some(HostNetworkPeersArg::Allow), _)
+            | (None, ModeArg::Auto | ModeArg::HostNetwork) => HostNetworkPeers::Allow,
         };
         Ok(Self {
             node_name,
@@ -292,6 +296,28 @@ mod tests {
         assert_eq!(config.lanes, 2);
         assert_eq!(config.policy.cluster_cidrs.len(), 2);
         assert_eq!(config.policy.host_network_peers, HostNetworkPeers::Allow);
+    }
+
+    #[test]
+    fn a_node_that_must_encrypt_refuses_plaintext_peers_unless_it_is_told_to_allow_them() {
+        let peers = |flags: &str| {
+            let config = config(&format!(
+                "--node-name node-1 --cluster-cidr 10.244.0.0/16 {flags}"
+            ));
+            config.expect("valid").policy.host_network_peers
+        };
+        assert_eq!(peers("--mode encrypted"), HostNetworkPeers::Refuse);
+        assert_eq!(peers("--mode auto"), HostNetworkPeers::Allow);
+        assert_eq!(peers("--mode host-network"), HostNetworkPeers::Allow);
+        for (given, meant) in [
+            ("allow", HostNetworkPeers::Allow),
+            ("refuse", HostNetworkPeers::Refuse),
+        ] {
+            for mode in ["encrypted", "auto"] {
+                let flags = format!("--mode {mode} --host-network-peers {given}");
+                assert_eq!(peers(&flags), meant, "{flags}");
+            }
+        }
     }
 
     #[test]

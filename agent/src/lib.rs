@@ -22,6 +22,7 @@ use clap::Parser as _;
 
 use args::{Command, CommandLine, RunArgs};
 use config::Config;
+use state::StateError;
 use tracing::warn;
 
 /// Exit code of a command line that cannot be meant, as clap's own.
@@ -75,7 +76,11 @@ fn run(args: RunArgs) -> ExitCode {
 fn finish(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&error, 1),
+        Err(error) => {
+            let mut states = error.chain().filter_map(|cause| cause.downcast_ref());
+            let is_bad_value = states.any(StateError::is_bad_value);
+            complain(&error, if is_bad_value { EXIT_USAGE } else { 1 })
+        }
     }
 }
 

@@ -17,8 +17,8 @@ const SETTINGS: [&str; 3] = [
     "ipv6/conf/podwire0/addr_gen_mode",
 ];
 
-/// Device, addresses, routes, rules and guard table of a node, in lines that change only when what they
-/// stand for does: no index, no handle, no counter.
+/// Device, addresses, routes, rules and guard table of a node, in lines that change only when what
+/// they stand for does: no index, no handle, no counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelState {
     lines: Vec<String>,

@@ -73,8 +73,8 @@ impl InnerPacket<'_> {
         false
     }
 
-    /// RFC 8200 §4: headers of units of eight bytes, of which a routing header other than mobility's
-    /// says how many segments are left.
+    /// RFC 8200 §4: headers of units of eight bytes, of which a routing header other than
+    /// mobility's says how many segments are left.
     fn has_segments_left(&self) -> Option<bool> {
         let (mut kind, mut at) = (*self.bytes.get(6)?, 40);
         // The device looks no further.

@@ -138,7 +138,8 @@ impl Netlink {
             })
     }
 
-    /// Observes routes, rules and guard table alone: what a device of that name is does not matter yet.
+    /// Observes routes, rules and guard table alone: what a device of that name is does not matter
+    /// yet.
     ///
     /// # Errors
     ///

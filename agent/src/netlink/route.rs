@@ -1,4 +1,5 @@
-//! Routes of protocol 119 in the two tables that have them, and whose else's stand where ours should.
+//! Routes of protocol 119 in the two tables that have them, and whose else's stand where ours
+//! should.
 
 use std::collections::BTreeMap;
 use std::io;

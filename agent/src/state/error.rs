@@ -70,6 +70,23 @@ pub(crate) enum StateError {
 }
 
 impl StateError {
+    /// Whether a file's contents or permissions are what is wrong, and so what to mend is here, as
+    /// with a flag; a disk that is full or broken is another matter.
+    pub(crate) fn is_bad_value(&self) -> bool {
+        match self {
+            Self::Exposed { .. }
+            | Self::Damaged { .. }
+            | Self::FutureVersion { .. }
+            | Self::Missing { .. } => true,
+            Self::Folder { .. }
+            | Self::Locked { .. }
+            | Self::Read { .. }
+            | Self::Changed { .. }
+            | Self::Write(_)
+            | Self::Random(_) => false,
+        }
+    }
+
     pub(super) fn damaged(
         path: &Path,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,

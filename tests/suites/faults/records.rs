@@ -29,7 +29,14 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 const STRICT: [&str; 4] = ["--lanes", "1", "--host-network-peers", "refuse"];
-const DECIDED: [&str; 4] = ["--lanes", "1", "--mode", "encrypted"];
+const DECIDED: [&str; 6] = [
+    "--lanes",
+    "1",
+    "--mode",
+    "encrypted",
+    "--host-network-peers",
+    "allow",
+];
 const DEFAULT: [&str; 2] = ["--lanes", "1"];
 
 /// Rounds or datagrams a second.

@@ -206,7 +206,7 @@ fn unusable(context: &Context) -> Result<()> {
         write_files(node.state_dir(), &good)?;
         let path = node.state_dir().join(file);
         (case.spoil)(&path)?;
-        refused(&bed, &path, case.said).context(what)?;
+        refused(&bed, &path, case.said, 2).context(what)?;
     }
 
     let full = Scratch::of_size(DISK_BYTES)?;
@@ -214,14 +214,14 @@ fn unusable(context: &Context) -> Result<()> {
     fill(&full.path())?;
     put_in_place(node, &full.path())?;
     let history = node.state_dir().join("history.json");
-    refused(&bed, &history, &["cannot write", "have room"]).context("a full disk")?;
+    refused(&bed, &history, &["cannot write", "have room"], 1).context("a full disk")?;
 
     let locked = Scratch::new()?;
     write_files(&locked.path(), &good)?;
     locked.make_read_only()?;
     put_in_place(node, &locked.path())?;
     let said = ["cannot use the state folder", "see --state-dir"];
-    refused(&bed, node.state_dir(), &said).context("a read-only disk")?;
+    refused(&bed, node.state_dir(), &said, 1).context("a read-only disk")?;
 
     // A damaged snapshot costs time only, and a folder open to others is closed to them.
     let spoilt = Scratch::new()?;
@@ -247,13 +247,14 @@ fn unusable(context: &Context) -> Result<()> {
     })
 }
 
-/// A start after a reboot fails, says all this of `path`, and leaves the node closed.
-fn refused(bed: &Testbed, path: &Path, said: &[&str]) -> Result<()> {
+/// A start after a reboot fails, says all this of `path`, and leaves the node closed. A file that
+/// is no good is a bad value, which 2 stands for; a disk that fails is not.
+fn refused(bed: &Testbed, path: &Path, said: &[&str], code: i32) -> Result<()> {
     let node = bed.node(1);
     reboot(node)?;
     node.start_agent()?;
     let ended = node.wait_agent_end(CONVERGENCE)?;
-    ensure!(ended.code() == Some(1), "it ended with {ended}");
+    ensure!(ended.code() == Some(code), "it ended with {ended}");
     let log = node.log();
     let path = path.display().to_string();
     for expected in said.iter().copied().chain([path.as_str()]) {

@@ -144,7 +144,7 @@ fn refuses(node: &Node, case: &Case) -> Result<()> {
     node.start_agent()?;
     let ended = node.wait_agent_end(CONVERGENCE)?;
     let log = node.log();
-    ensure!(ended.code() == Some(1), "it ended with {ended}: {log}");
+    ensure!(ended.code() == Some(2), "it ended with {ended}: {log}");
     for words in case.says {
         ensure!(
             log.contains(words),
