@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Json;
@@ -35,6 +35,11 @@ const CONNECTIONS_MAX: usize = 32;
 /// From a connection to the end of its answer. Asking takes milliseconds, also with thousands of
 /// peers.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a text of metrics is given to whoever asks next. Any local process may ask for it as
+/// often as it likes, on the thread that keeps the node healed, and thousands of peers make it a
+/// matter of milliseconds; a scraper comes every fifteen seconds.
+const METRICS_AGE_MAX: Duration = Duration::from_millis(500);
 
 /// Longest request with its headers; a scraper's has some hundred bytes.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
@@ -93,18 +98,34 @@ fn router(shown: ShownHandle) -> Router {
 }
 
 fn metrics_router(shown: ShownHandle) -> Router {
+    let recent = Arc::new(RecentText::default());
     Router::new()
         .route(
             "/metrics",
-            get(async |State(shown): State<ShownHandle>| {
+            get(async move |State(shown): State<ShownHandle>| {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                ([(header::CONTENT_TYPE, kind)], metrics::text(&shown, now()))
+                let text = recent.get(now(), |now| metrics::text(&shown, now));
+                ([(header::CONTENT_TYPE, kind)], text)
             }),
         )
         .route("/healthz", get(healthz))
         .fallback(async || unknown("/metrics and /healthz"))
         .method_not_allowed_fallback(wrong_method)
         .with_state(shown)
+}
+
+/// The text of metrics that was made last, and when.
+#[derive(Default)]
+struct RecentText(Mutex<Option<(Instant, String)>>);
+
+impl RecentText {
+    fn get(&self, now: Instant, make: impl FnOnce(Instant) -> String) -> String {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*recent {
+            Some((at, text)) if now.duration_since(*at) < METRICS_AGE_MAX => text.clone(),
+            _ => recent.insert((now, make(now))).1.clone(),
+        }
+    }
 }
 
 fn unknown(allowed: &str) -> impl IntoResponse + use<> {
@@ -213,4 +234,25 @@ fn bind_socket(run_dir: &Path, path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_made_twice_a_second_at_most_however_often_they_are_asked_for() {
+        let recent = RecentText::default();
+        let start = Instant::now();
+        let mut made = 0;
+        for asked in 0..1000 {
+            let now = start + Duration::from_millis(asked);
+            let text = recent.get(now, |now| {
+                made += 1;
+                format!("{:?}", now - start)
+            });
+            assert_eq!(text, if asked < 500 { "0ns" } else { "500ms" });
+        }
+        assert_eq!(made, 2);
+    }
 }
