@@ -35,9 +35,11 @@ pub(crate) fn black_hole(context: &Context) -> Result<()> {
     let bed = context.testbed(&Topology::new().nodes(2).pods_per_node(0))?;
     for version in [IpVersion::V4, IpVersion::V6] {
         let (one, two) = (bed.node(1).host(), bed.node(2).host());
-        let there = bed.probe(one, Protocol::Udp, two.address(version)?);
+        let target = two.address(version)?;
+        // A busy machine answers late.
+        bed.probe(one, Protocol::Udp, target).ask()?;
+        let there = bed.probe(one, Protocol::Udp, target);
         let there = there.timeout(Duration::from_millis(300));
-        there.ask()?;
         let rule = bed.impair(&Impairment::blackhole().from(1).to(2))?;
         ensure!(
             matches!(there.ask(), Err(ProbeError::Timeout)),
