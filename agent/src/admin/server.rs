@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::{SOCKET_NAME, ShownHandle, metrics, peers};
+use crate::control::status::Status;
 
 /// How soon a server that could not listen tries again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -104,7 +105,8 @@ fn metrics_router(shown: ShownHandle) -> Router {
             "/metrics",
             get(async move |State(shown): State<ShownHandle>| {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                let text = recent.get(now(), |now| metrics::text(&shown, now));
+                let status = shown.status.load_full();
+                let text = recent.get(now(), status, |now| metrics::text(&shown, now));
                 ([(header::CONTENT_TYPE, kind)], text)
             }),
         )
@@ -114,16 +116,26 @@ fn metrics_router(shown: ShownHandle) -> Router {
         .with_state(shown)
 }
 
-/// The text of metrics that was made last, and when.
+/// The text of metrics that was made last: when, and of which status.
 #[derive(Default)]
-struct RecentText(Mutex<Option<(Instant, String)>>);
+struct RecentText(Mutex<Option<(Instant, Arc<Status>, String)>>);
 
 impl RecentText {
-    fn get(&self, now: Instant, make: impl FnOnce(Instant) -> String) -> String {
+    /// What a pass of the control loop has changed is shown at once.
+    fn get(
+        &self,
+        now: Instant,
+        status: Arc<Status>,
+        make: impl FnOnce(Instant) -> String,
+    ) -> String {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*recent {
-            Some((at, text)) if now.duration_since(*at) < METRICS_AGE_MAX => text.clone(),
-            _ => recent.insert((now, make(now))).1.clone(),
+            Some((at, of, text))
+                if Arc::ptr_eq(of, &status) && now.duration_since(*at) < METRICS_AGE_MAX =>
+            {
+                text.clone()
+            }
+            _ => recent.insert((now, status, make(now))).2.clone(),
         }
     }
 }
@@ -241,18 +253,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metrics_are_made_twice_a_second_at_most_however_often_they_are_asked_for() {
+    fn metrics_are_made_twice_a_second_at_most_unless_the_status_is_another() {
         let recent = RecentText::default();
         let start = Instant::now();
         let mut made = 0;
-        for asked in 0..1000 {
-            let now = start + Duration::from_millis(asked);
-            let text = recent.get(now, |now| {
+        let mut get = |at, status: &Arc<Status>| {
+            let now = start + Duration::from_millis(at);
+            recent.get(now, Arc::clone(status), |_| {
                 made += 1;
-                format!("{:?}", now - start)
-            });
-            assert_eq!(text, if asked < 500 { "0ns" } else { "500ms" });
+                made.to_string()
+            })
+        };
+        let [one, other] = [Arc::new(Status::default()), Arc::new(Status::default())];
+        for at in 0..1000 {
+            assert_eq!(get(at, &one), if at < 500 { "1" } else { "2" });
         }
-        assert_eq!(made, 2);
+        assert_eq!(get(999, &other), "3");
+        assert_eq!(get(1400, &other), "3");
     }
 }
