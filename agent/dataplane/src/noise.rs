@@ -124,6 +124,8 @@ struct Session {
 pub(crate) struct Flight {
     /// When its first initiation was made.
     pub(crate) started: Instant,
+    /// When its latest was made.
+    pub(crate) latest: Instant,
     /// Initiations so far.
     pub(crate) attempts: u32,
 }
@@ -309,8 +311,10 @@ impl Tunnel {
         self.last_index = index;
         let flight = self.flight.get_or_insert(Flight {
             started: now,
+            latest: now,
             attempts: 0,
         });
+        flight.latest = now;
         flight.attempts += 1;
     }
 

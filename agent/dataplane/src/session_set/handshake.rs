@@ -6,11 +6,13 @@ use std::time::Duration;
 use super::{Confirmation, Context, OutputFull, Pending, SessionSet};
 use crate::batch::UnderlayBatch;
 use crate::drop_reason::DropReason;
+use crate::endpoint::Endpoint;
 use crate::message::INITIATION_LENGTH;
 use crate::noise::HANDSHAKE_ROOM;
 use crate::timers::REKEY_TIMEOUT;
 
-/// Time in which initiations of both ends count as crossing: several round trips of any underlay.
+/// Time in which an answer comes if at all, and initiations of both ends count as crossing: several
+/// round trips of any underlay.
 const CROSSING_WINDOW: Duration = Duration::from_secs(1);
 
 /// Time after which a session that nothing came back on is confirmed again: a few round trips. Each
@@ -104,19 +106,9 @@ impl SessionSet {
         send: &mut UnderlayBatch,
     ) {
         let pair = &context.peer.config.pair;
-        let mut message = [0; INITIATION_LENGTH];
-        message.copy_from_slice(&send.room()[..INITIATION_LENGTH]);
-        let endpoints = self.endpoint.for_attempt(pair, context.lane, attempt);
-        for (copies, endpoint) in endpoints.enumerate() {
-            // There is room for the first; a retry may do without the others once.
-            if !send.has_room(HANDSHAKE_ROOM) {
-                break;
-            }
-            send.room()[..INITIATION_LENGTH].copy_from_slice(&message);
+        if let Some(endpoint) = self.endpoint.for_attempt(pair, context.lane, attempt) {
             send.commit_front(context.lane, endpoint, INITIATION_LENGTH);
-            if copies == 0 {
-                context.counters.initiations_sent();
-            }
+            context.counters.initiations_sent();
         }
     }
 
@@ -133,25 +125,29 @@ impl SessionSet {
             })
     }
 
-    /// Repeats our own first initiation when the peer, whose own was passed over for it, has not
-    /// answered: ours was lost, as when the peer had not quite started yet. Nobody need wait for
-    /// the next retry.
-    pub(super) fn repeat_crossed(
+    /// Makes another initiation before the next retry is due.
+    ///
+    /// One is for a peer whose own was passed over for our first and that has not answered: ours
+    /// was lost, as when the peer had not quite started yet. The other is for a peer that has not
+    /// answered a retry, and has another endpoint.
+    pub(super) fn repeat_soon(
         &mut self,
         context: &Context<'_>,
         send: &mut UnderlayBatch,
     ) -> Result<(), OutputFull> {
-        let flight = |index: usize| self.members[index].tunnel.flight();
-        let is_first = |index: &usize| {
-            flight(*index).is_some_and(|flight| {
-                flight.attempts == 1
-                    && context.now.saturating_duration_since(flight.started) >= CROSSING_WINDOW
+        let pair = &context.peer.config.pair;
+        let is_due = |index: &usize| {
+            let flight = self.members[*index].tunnel.flight();
+            flight.is_some_and(|flight| {
+                let is_crossed = flight.attempts == 1 && self.is_passed_over;
+                (is_crossed || Endpoint::is_soon_tried_elsewhere(pair, flight.attempts))
+                    && context.now.saturating_duration_since(flight.latest) >= CROSSING_WINDOW
             })
         };
-        let Some(index) = self.target().filter(is_first) else {
+        let Some(index) = self.target().filter(is_due) else {
             return Ok(());
         };
-        if !self.is_passed_over || self.pending.is_some() {
+        if self.pending.is_some() {
             return Ok(());
         }
         if !send.has_room(HANDSHAKE_ROOM) {

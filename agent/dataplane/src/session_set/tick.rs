@@ -48,7 +48,7 @@ impl SessionSet {
         for index in 0..self.members.len() {
             self.tick_member(index, context, send, jitter)?;
         }
-        self.repeat_crossed(context, send)?;
+        self.repeat_soon(context, send)?;
         self.flush(context, send)?;
         let is_requested = std::mem::take(&mut self.is_requested);
         // No packet waits for these.
