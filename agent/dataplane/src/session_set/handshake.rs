@@ -8,7 +8,7 @@ use crate::batch::UnderlayBatch;
 use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
 use crate::message::INITIATION_LENGTH;
-use crate::noise::HANDSHAKE_ROOM;
+use crate::noise::{Accepted, HANDSHAKE_ROOM};
 use crate::timers::REKEY_TIMEOUT;
 
 /// Time in which an answer comes if at all, and initiations of both ends count as crossing: several
@@ -181,7 +181,13 @@ impl SessionSet {
                 .ok_or(DropReason::HandshakeRejected)?,
         };
         let tunnel = &mut self.members[index].tunnel;
-        let length = tunnel.accept_initiation(context.now, initiation, send.room())?;
+        let length = match tunnel.accept_initiation(context.now, initiation, send.room())? {
+            Accepted::Response(length) => length,
+            Accepted::ShutOut => {
+                self.ask_back(context);
+                return Err(DropReason::HandshakeRejected);
+            }
+        };
         send.commit_front(context.lane, source, length);
         context.counters.responses_sent();
         if self.accepted.is_none() {
@@ -192,6 +198,15 @@ impl SessionSet {
             }
         }
         Ok(())
+    }
+
+    /// The peer asks, but its clock went back and somebody has shown us a recording of before, which
+    /// stands in its way. Nothing stands in the way of our asking it, at most as often as a
+    /// handshake is retried. That gives whoever copies an old initiation no more than the answer to
+    /// a new one would.
+    fn ask_back(&mut self, context: &Context<'_>) {
+        let is_rested = |at| context.now.saturating_duration_since(at) >= REKEY_TIMEOUT;
+        self.is_requested |= self.confirmed.is_none_or(is_rested);
     }
 
     /// Completes a handshake of ours. The output has [`HANDSHAKE_ROOM`].

@@ -88,3 +88,37 @@ fn a_cookie_reply_that_nobody_asked_for_changes_nothing() {
     network.run(seconds(3));
     assert!(network.count(0, 1) >= 1, "asks after 15 s of silence");
 }
+
+#[test]
+fn an_initiation_from_before_an_epoch_does_not_shut_its_sender_out() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        let mut network = Network::new(&[1, 1]);
+        // The clock is an hour ahead, and somebody records what it stamps.
+        let recorded = caught_initiations(&mut network, from, to, 2);
+        network.run(seconds(200));
+        network.nodes[to].delivered.clear();
+        network.nodes[from].clock_behind = seconds(3600);
+        network.begin_epoch(from);
+        network.publish_to(to);
+        let mut n = 0;
+        for round in 0..4 {
+            let answered = |network: &Network| network.nodes[to].device.handshakes().responses_sent;
+            // Long enough for the receiver to begin anew.
+            network.run(seconds(600));
+            let before = answered(&network);
+            for initiation in recorded.iter().rev().take(1 + round % 2) {
+                let copy = (initiation.source, initiation.bytes.clone());
+                network.inject_now(to, 0, &[copy]);
+            }
+            assert!(answered(&network) > before, "the recording is taken");
+            for _ in 0..200 {
+                network.ping(from, to, n);
+                network.run(seconds(1));
+                n += 1;
+            }
+            network.assert_all_delivered(to, n);
+        }
+        let asked = network.count(to, 1);
+        assert!(asked <= 16, "{asked} initiations for what was recorded");
+    }
+}
