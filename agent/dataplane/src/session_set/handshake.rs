@@ -23,19 +23,15 @@ const CONFIRM_AGAIN_PAUSE_MAX: Duration = Duration::from_secs(2);
 impl SessionSet {
     /// The member that starts a handshake.
     fn initiator(&mut self, context: &Context<'_>) -> Option<usize> {
-        match self.target() {
-            Some(index)
-                if self.members[index].tunnel.is_reusable(context.now)
-                    || self.members[index].tunnel.flight().is_some() =>
-            {
-                Some(index)
+        if let Some(index) = self.target() {
+            let member = &mut self.members[index];
+            if member.tunnel.is_reusable(context.now) || member.tunnel.flight().is_some() {
+                return Some(index);
             }
-            Some(index) => {
-                self.members[index].replaced = Some(context.now);
-                self.add_member(context)
-            }
-            None => self.add_member(context),
+            member.replaced = Some(context.now);
         }
+        let member = self.new_member(context)?;
+        Some(self.admit(member, context))
     }
 
     /// Starts a handshake, unless one is on its way in either direction. `delay` holds it back.
@@ -170,23 +166,24 @@ impl SessionSet {
         source: SocketAddr,
         send: &mut UnderlayBatch,
     ) -> Result<(), DropReason> {
-        let index = match self.target() {
-            Some(index) if self.is_crossed(index, context) => {
-                self.is_passed_over = true;
-                return Err(DropReason::HandshakeCrossed);
+        let target = self.target();
+        if target.is_some_and(|index| self.is_crossed(index, context)) {
+            self.is_passed_over = true;
+            return Err(DropReason::HandshakeCrossed);
+        }
+        let able = target.filter(|index| self.members[*index].tunnel.can_accept(context.now));
+        let (index, length) = match able {
+            Some(index) => {
+                let tunnel = &mut self.members[index].tunnel;
+                match tunnel.accept_initiation(context.now, initiation, send.room())? {
+                    Accepted::Response(length) => (index, length),
+                    Accepted::ShutOut => {
+                        self.ask_back(context);
+                        return Err(DropReason::HandshakeRejected);
+                    }
+                }
             }
-            Some(index) if self.members[index].tunnel.can_accept(context.now) => index,
-            Some(_) | None => self
-                .add_member(context)
-                .ok_or(DropReason::HandshakeRejected)?,
-        };
-        let tunnel = &mut self.members[index].tunnel;
-        let length = match tunnel.accept_initiation(context.now, initiation, send.room())? {
-            Accepted::Response(length) => length,
-            Accepted::ShutOut => {
-                self.ask_back(context);
-                return Err(DropReason::HandshakeRejected);
-            }
+            None => self.accept_anew(context, initiation, send)?,
         };
         send.commit_front(context.lane, source, length);
         context.counters.responses_sent();
@@ -198,6 +195,29 @@ impl SessionSet {
             }
         }
         Ok(())
+    }
+
+    /// Answers an initiation on a member of its own, which is made for good only when the initiation
+    /// has turned out to be the peer's: whoever knows the two public keys can name the peer in one.
+    fn accept_anew(
+        &mut self,
+        context: &Context<'_>,
+        initiation: &[u8],
+        send: &mut UnderlayBatch,
+    ) -> Result<(usize, usize), DropReason> {
+        let mut member = self
+            .new_member(context)
+            .ok_or(DropReason::HandshakeRejected)?;
+        let accepted = member
+            .tunnel
+            .accept_initiation(context.now, initiation, send.room());
+        let refusal = match accepted {
+            Ok(Accepted::Response(length)) => return Ok((self.admit(member, context), length)),
+            Ok(Accepted::ShutOut) => DropReason::HandshakeRejected,
+            Err(reason) => reason,
+        };
+        context.indices.release(member.slot, context.now);
+        Err(refusal)
     }
 
     /// The peer asks, but its clock went back and somebody has shown us a recording of before, which
