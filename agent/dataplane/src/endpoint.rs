@@ -17,7 +17,7 @@ pub(crate) struct Endpoint {
 }
 
 /// The record's endpoint `number` for a lane: the same address, the lane's port.
-fn of_lane(pair: &EncryptedPair, number: usize, lane: usize) -> Option<SocketAddr> {
+pub(crate) fn of_lane(pair: &EncryptedPair, number: usize, lane: usize) -> Option<SocketAddr> {
     let endpoint = *pair.endpoints.get(number)?;
     match lane {
         0 => Some(endpoint),
