@@ -131,6 +131,8 @@ pub(crate) struct SessionSet {
     /// The peer's initiation was left without an answer, since ours goes first.
     is_passed_over: bool,
     pending: Option<Pending>,
+    /// Whose initiation of ours went out last, and when, until it is answered.
+    asked: Option<(Slot, Instant)>,
     confirmation: Option<Confirmation>,
     /// When the peer's initiation was accepted that holds ours back: the first since we sent one or
     /// confirmed a session.
@@ -159,6 +161,7 @@ impl SessionSet {
             is_requested: false,
             is_passed_over: false,
             pending: None,
+            asked: None,
             confirmation: None,
             accepted: None,
             confirmed: None,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Confirmation, Context, OutputFull, Pending, SessionSet};
+use super::{Confirmation, Context, OutputFull, Pending, SessionSet, Slot};
 use crate::batch::UnderlayBatch;
 use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
@@ -61,7 +61,6 @@ impl SessionSet {
             .tunnel
             .initiate(context.now, send.room())
         {
-            self.accepted = None;
             self.is_passed_over = false;
             self.post_initiation(index, context, send, delay);
         }
@@ -76,12 +75,13 @@ impl SessionSet {
         send: &mut UnderlayBatch,
         delay: Option<Duration>,
     ) {
+        self.accepted = None;
         let member = &self.members[index];
         let stamp = member.tunnel.stamp_clock.stamp(context.now);
         context.own_epoch.note(self.own_epoch, stamp);
         let attempt = member.tunnel.flight().map_or(1, |flight| flight.attempts);
         let Some(delay) = delay else {
-            self.send_initiation(attempt, context, send);
+            self.send_initiation(member.slot, attempt, context, send);
             return;
         };
         let mut message = Box::new([0; INITIATION_LENGTH]);
@@ -96,7 +96,8 @@ impl SessionSet {
     }
 
     pub(super) fn send_initiation(
-        &self,
+        &mut self,
+        slot: Slot,
         attempt: u32,
         context: &Context<'_>,
         send: &mut UnderlayBatch,
@@ -105,7 +106,20 @@ impl SessionSet {
         if let Some(endpoint) = self.endpoint.for_attempt(pair, context.lane, attempt) {
             send.commit_front(context.lane, endpoint, INITIATION_LENGTH);
             context.counters.initiations_sent();
+            self.asked = Some((slot, context.now));
         }
+    }
+
+    /// Whether the answer to an initiation of member `index` may still come, and the peer's own was
+    /// accepted meanwhile. boringtun holds ours behind one of the peer's but not behind two, and
+    /// anybody can send copies.
+    fn is_waiting_behind_theirs(&self, index: usize, context: &Context<'_>) -> bool {
+        let slot = self.members[index].slot;
+        let is_held = self.pending.as_ref().is_some_and(|held| held.slot == slot);
+        let is_under_way = self.asked.is_some_and(|(asked, at)| {
+            asked == slot && context.now.saturating_duration_since(at) < CROSSING_WINDOW
+        });
+        self.accepted.is_some() && (is_held || is_under_way)
     }
 
     /// Whether our own first initiation is on its way and goes before the peer's: of two that
@@ -173,6 +187,9 @@ impl SessionSet {
         }
         let able = target.filter(|index| self.members[*index].tunnel.can_accept(context.now));
         let (index, length) = match able {
+            Some(index) if self.is_waiting_behind_theirs(index, context) => {
+                return Err(DropReason::HandshakeCrossed);
+            }
             Some(index) => {
                 let tunnel = &mut self.members[index].tunnel;
                 match tunnel.accept_initiation(context.now, initiation, send.room())? {
@@ -242,6 +259,7 @@ impl SessionSet {
         let tunnel = &mut self.members[index].tunnel;
         let length = tunnel.receive_response(context.now, response, receiver, send.room())?;
         context.counters.responses_received();
+        self.asked = None;
         self.heard = Some(context.now);
         self.endpoint.heard_from(&context.peer.config.pair, source);
         self.confirm(index, context, source);

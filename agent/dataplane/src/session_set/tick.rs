@@ -80,7 +80,7 @@ impl SessionSet {
         }
         if let Some(pending) = self.pending.take() {
             send.room()[..INITIATION_LENGTH].copy_from_slice(&*pending.message);
-            self.send_initiation(pending.attempt, context, send);
+            self.send_initiation(pending.slot, pending.attempt, context, send);
         }
         Ok(())
     }

@@ -57,6 +57,50 @@ fn an_initiation_that_is_sent_again_takes_nobodys_turn() {
 }
 
 #[test]
+fn two_initiations_that_are_sent_again_do_not_take_the_place_of_ours() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        for is_held_back in [false, true] {
+            let mut network = Network::new(&[1, 1]);
+            let caught = caught_initiations(&mut network, to, from, 12);
+            network.restart(from);
+            network.restart(to);
+            network.run(seconds(1));
+            let mut recorded = caught
+                .iter()
+                .map(|t| (t.source, t.bytes.clone()))
+                .collect::<std::collections::VecDeque<_>>();
+            if is_held_back {
+                let name = network.nodes[to].name.clone();
+                network.nodes[from].device.request_handshake(&name);
+                while !network.lane_status(from, to, 0).handshaking {
+                    network.run(milliseconds(1));
+                }
+            } else {
+                network.ping(from, to, 0);
+            }
+            // Two while each of ours is on its way.
+            let mut sent = 0;
+            network.clear_log();
+            for _ in 0..3000 {
+                let now_sent = network.count(from, 1);
+                if now_sent > sent || recorded.len() == 12 {
+                    for copy in recorded.drain(..2.min(recorded.len())).collect::<Vec<_>>() {
+                        network.inject_now(from, 0, &[copy]);
+                    }
+                }
+                sent = now_sent;
+                network.run(milliseconds(1));
+            }
+            assert!(recorded.len() <= 10);
+            assert!(
+                network.lane_status(from, to, 0).confirmed,
+                "{from} {is_held_back}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_cookie_reply_that_nobody_asked_for_changes_nothing() {
     let mut network = Network::unconnected(&[1, 1]);
     network.nodes[1].handshakes_per_second = 0;
