@@ -80,7 +80,15 @@ impl OwnLane {
         list.append(&mut self.activated.lock());
     }
 
-    /// The next peer with which a handshake is asked for.
+    /// Asks for a handshake with a peer whose lane is `cell`, unless it waits for one already: the
+    /// queue is never longer than the table, and those that are new do not wait behind copies.
+    fn request(&self, cell: &mut PeerLane, state: &Arc<PeerState>) {
+        if !std::mem::replace(&mut cell.is_requested, true) {
+            self.requested.lock().push_back(Arc::clone(state));
+        }
+    }
+
+    /// The next peer with which a handshake is asked for. Its lane says so until it is asked.
     pub(crate) fn take_requested(&self) -> Option<Arc<PeerState>> {
         self.requested.lock().pop_front()
     }
@@ -204,12 +212,16 @@ impl Device {
         replaced.changes
     }
 
-    /// Asks every peer that is not asked already.
+    /// Asks every peer that is not asked already and can be.
     fn open_ways(&self) {
         for peer in self.table.load().peers() {
+            if peer.config.pair.endpoints.is_empty() {
+                continue;
+            }
             for (own, cell) in self.lanes.iter().zip(&peer.state.lanes).take(peer.lanes) {
-                if !cell.lock().set.as_ref().is_some_and(|set| set.is_active) {
-                    own.requested.lock().push_back(Arc::clone(&peer.state));
+                let mut cell = cell.lock();
+                if !cell.set.as_ref().is_some_and(|set| set.is_active) {
+                    own.request(&mut cell, &peer.state);
                 }
             }
         }
@@ -303,8 +315,8 @@ impl Device {
         let Some(peer) = table.by_name(name) else {
             return;
         };
-        for own in &self.lanes[..peer.lanes] {
-            own.requested.lock().push_back(Arc::clone(&peer.state));
+        for (own, cell) in self.lanes.iter().zip(&peer.state.lanes).take(peer.lanes) {
+            own.request(&mut cell.lock(), &peer.state);
         }
     }
 

@@ -17,7 +17,7 @@ pub(crate) struct Endpoint {
 }
 
 /// The record's endpoint `number` for a lane: the same address, the lane's port.
-fn of_lane(pair: &EncryptedPair, number: usize, lane: usize) -> Option<SocketAddr> {
+pub(crate) fn of_lane(pair: &EncryptedPair, number: usize, lane: usize) -> Option<SocketAddr> {
     let endpoint = *pair.endpoints.get(number)?;
     match lane {
         0 => Some(endpoint),
@@ -35,20 +35,33 @@ impl Endpoint {
         of_lane(pair, self.selected % pair.endpoints.len(), lane)
     }
 
-    /// Where the initiation number `attempt` (from 1) of a handshake goes, in this order: the first
-    /// to the endpoint in use alone, a retry to every other one behind it. So what waits for its
-    /// first session still waits when the second endpoint answers, and a pair of which a message
-    /// was merely lost stays where it is: of two copies the peer answers the one that comes first.
-    pub(crate) fn for_attempt<'a>(
+    /// Where the initiation number `attempt` (from 1) of a handshake goes: to the endpoint in use, a
+    /// retry and again when nothing came back, and then to another one. So a pair of which a message
+    /// was merely lost stays where it is. Each is a message of its own, never a copy: a peer whose
+    /// answers are lost on one way would take the first copy and refuse the second.
+    pub(crate) fn for_attempt(
         &self,
-        pair: &'a EncryptedPair,
+        pair: &EncryptedPair,
         lane: usize,
         attempt: u32,
-    ) -> impl Iterator<Item = SocketAddr> + use<'a> {
-        let selected = self.selected.checked_rem(pair.endpoints.len());
-        let others = (0..pair.endpoints.len()).filter(move |n| attempt > 1 && Some(*n) != selected);
-        let others = others.filter_map(move |number| of_lane(pair, number, lane));
-        self.current(pair, lane).into_iter().chain(others)
+    ) -> Option<SocketAddr> {
+        let count = pair.endpoints.len();
+        if count < 2 || !Self::is_for_another(attempt) {
+            return self.current(pair, lane);
+        }
+        let turn = attempt as usize / 2 - 1;
+        of_lane(pair, (self.selected + 1 + turn % (count - 1)) % count, lane)
+    }
+
+    /// Whether an attempt goes to another endpoint than the one in use, where there is one.
+    fn is_for_another(attempt: u32) -> bool {
+        attempt > 2 && attempt % 2 == 1
+    }
+
+    /// Whether the attempt after number `attempt` need not wait for as long as a retry does: it goes
+    /// another way.
+    pub(crate) fn is_soon_tried_elsewhere(pair: &EncryptedPair, attempt: u32) -> bool {
+        pair.endpoints.len() > 1 && Self::is_for_another(attempt + 1)
     }
 
     /// An authenticated packet or a response has come from `source`: a peer without endpoints is

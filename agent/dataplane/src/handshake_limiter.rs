@@ -2,8 +2,9 @@
 //!
 //! Whoever asks costs from the first budget. Above it an initiation must carry a cookie, which
 //! proves that its sender receives at its address. Addresses are cheap to some: so each has a
-//! budget of its own then, and all those that no record names have one together. An address that a
-//! record names depends on no other.
+//! budget of its own then, and all those that no record names have one together. An endpoint that a
+//! record names depends on no other: not on another port of its address either, where pods are
+//! whose packets are masqueraded.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -18,12 +19,13 @@ use parking_lot::Mutex;
 /// within one retry, by cookies.
 pub const HANDSHAKES_PER_SECOND: u32 = 200;
 
-/// Handshake initiations with a cookie that are answered a second for one address, as in the
-/// kernel's driver: those of a node's eight lanes, and their retries.
+/// Handshake initiations with a cookie that are answered a second for the endpoints of one address,
+/// and for what else comes from it, as in the kernel's driver: those of a node's eight lanes, and
+/// their retries.
 pub const HANDSHAKES_PER_SOURCE: u32 = 20;
 
-/// Handshake initiations with a cookie that are answered a second for all addresses together that
-/// no record names: peers behind NAT, and whoever commands many addresses. 2.5 % of a core.
+/// Handshake initiations with a cookie that are answered a second for all together that are at no
+/// endpoint of a record: peers behind NAT, and whoever commands many addresses. 2.5 % of a core.
 pub const HANDSHAKES_OF_STRANGERS: u32 = 100;
 
 /// Counts handshakes by the second.
@@ -40,9 +42,10 @@ pub(crate) struct HandshakeLimiter {
 #[derive(Debug, Default)]
 struct Proved {
     second: u64,
-    /// An entry is a handshake that was answered, so there are never more than addresses in
-    /// records, and [`HANDSHAKES_OF_STRANGERS`].
-    by_source: HashMap<IpAddr, u32>,
+    /// By address, and whether at an endpoint of a record. An entry is a handshake that was
+    /// answered, so there are never more than addresses in records, and
+    /// [`HANDSHAKES_OF_STRANGERS`].
+    by_source: HashMap<(IpAddr, bool), u32>,
     strangers: u32,
 }
 
@@ -64,38 +67,36 @@ impl HandshakeLimiter {
     /// Counts one handshake; whether it is within the budget of this second.
     pub(crate) fn take(&self, now: Instant) -> bool {
         let second = self.second(now);
-        let next = |window: u64| {
-            let is_same = window >> 32 == second;
-            let count = if is_same {
-                (window & u64::from(u32::MAX)) + 1
+        // Another lane may be in the next second already: this one counts there, too.
+        let used = |window: u64| {
+            let is_past = window >> 32 < second;
+            if is_past {
+                0
             } else {
-                1
-            };
-            Some(second << 32 | count.min(u64::from(u32::MAX)))
+                window & u64::from(u32::MAX)
+            }
+        };
+        let next = |window: u64| {
+            let count = (used(window) + 1).min(u64::from(u32::MAX));
+            Some((window >> 32).max(second) << 32 | count)
         };
         let before = self
             .window
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        let before = before.unwrap_or_else(|window| window);
-        let used = if before >> 32 == second {
-            before & u64::from(u32::MAX)
-        } else {
-            0
-        };
-        used < u64::from(self.per_second)
+        used(before.unwrap_or_else(|window| window)) < u64::from(self.per_second)
     }
 
     /// Counts one handshake from an address that a cookie has proved; whether it is within the
-    /// budget of that address. `is_named`: a record names it.
+    /// budget of that address. `is_named`: it comes from an endpoint of a record.
     pub(crate) fn take_proved(&self, now: Instant, source: IpAddr, is_named: bool) -> bool {
         let second = self.second(now);
         let mut proved = self.proved.lock();
-        if proved.second != second {
+        if proved.second < second {
             proved.second = second;
             proved.strangers = 0;
             proved.by_source.clear();
         }
-        let source = if is_named { source } else { site(source) };
+        let source = (if is_named { source } else { site(source) }, is_named);
         let used = proved.by_source.get(&source).copied().unwrap_or(0);
         if used >= HANDSHAKES_PER_SOURCE
             || (!is_named && proved.strangers >= HANDSHAKES_OF_STRANGERS)
@@ -131,6 +132,27 @@ mod tests {
         assert_eq!(taken(start + Duration::from_millis(999)), 0);
         assert_eq!(taken(start + Duration::from_secs(1)), 3);
         assert!(!HandshakeLimiter::new(0).take(start));
+    }
+
+    #[test]
+    fn lanes_on_both_sides_of_a_seconds_end_have_one_budget() {
+        let start = Instant::now();
+        let (late, early) = (start + Duration::from_secs(1), start);
+        let limiter = HandshakeLimiter::new(3);
+        assert!(limiter.take(early));
+        let turns = (0..100).map(|n| if n % 2 == 0 { late } else { early });
+        assert_eq!(turns.clone().filter(|at| limiter.take(*at)).count(), 3);
+        let source = "192.0.2.11".parse().expect("an address");
+        let proved = turns.filter(|at| limiter.take_proved(*at, source, true));
+        assert_eq!(proved.count(), 20);
+    }
+
+    #[test]
+    fn what_else_comes_from_a_nodes_address_leaves_its_endpoints_their_budget() {
+        let now = Instant::now();
+        let limiter = HandshakeLimiter::new(0);
+        assert_eq!(answered(&limiter, now, "192.0.2.11", false), 20);
+        assert_eq!(answered(&limiter, now, "192.0.2.11", true), 20);
     }
 
     fn answered(limiter: &HandshakeLimiter, now: Instant, source: &str, is_named: bool) -> usize {

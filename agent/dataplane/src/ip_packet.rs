@@ -9,6 +9,9 @@ pub(crate) const IPV4_HEADER: usize = 20;
 /// Bytes of an IPv6 header (RFC 8200 §3).
 pub(crate) const IPV6_HEADER: usize = 40;
 
+/// Bytes of an IPv6 fragment header (RFC 8200 §4.5).
+const FRAGMENT_HEADER: usize = 8;
+
 /// Protocol numbers (IANA).
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -133,7 +136,8 @@ fn has_source_route(mut options: &[u8]) -> bool {
 }
 
 //= RFC 9288 §3.5.2
-/// Whether an IPv6 packet, after its fixed header, holds a routing header that is not used up.
+/// Whether an IPv6 packet, after its fixed header, holds a routing header that is not used up. In a
+/// fragment other than the first there are no headers.
 fn has_segments_left(mut next: u8, mut headers: &[u8]) -> bool {
     for _ in 0..EXTENSION_HEADERS_MAX {
         let Some(header) = headers.first_chunk::<4>() else {
@@ -142,12 +146,19 @@ fn has_segments_left(mut next: u8, mut headers: &[u8]) -> bool {
         let length = match next {
             ROUTING if header[2] != ROUTING_TYPE_2 && header[3] > 0 => return true,
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => (usize::from(header[1]) + 1) * 8,
+            FRAGMENT if is_first_fragment(header) => FRAGMENT_HEADER,
+            AUTHENTICATION => (usize::from(header[1]) + 2) * 4,
             _ => return false,
         };
         next = header[0];
         headers = headers.get(length..).unwrap_or_default();
     }
     false
+}
+
+/// Whether an IPv6 fragment header, of which this is the beginning, says that its is the first one.
+fn is_first_fragment(header: &[u8; 4]) -> bool {
+    u16::from_be_bytes([header[2], header[3]]) >> 3 == 0
 }
 
 /// Whether an IPv4 packet may not be fragmented on its way.
@@ -182,12 +193,8 @@ fn ipv6_may_be_answered(bytes: &[u8]) -> bool {
         let extension = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>());
         let length = match (next, extension) {
             (ICMPV6, Some(message)) => return message[0] >= 128 && message[0] != REDIRECT,
-            (FRAGMENT, Some(header)) => {
-                if u16::from_be_bytes([header[2], header[3]]) >> 3 != 0 {
-                    return false;
-                }
-                8
-            }
+            (FRAGMENT, Some(header)) if is_first_fragment(header) => FRAGMENT_HEADER,
+            (FRAGMENT, Some(_)) => return false,
             (HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS, Some(header)) => {
                 (usize::from(header[1]) + 1) * 8
             }
@@ -271,6 +278,16 @@ mod tests {
         behind[48..52].copy_from_slice(&[17, 2, 0, 1]);
         assert_eq!(is_routed(&behind), Some(true));
         assert_eq!(is_routed(&ipv6(43, 0)), Some(false), "cut short");
+        let mut fragment = ipv6(44, 40);
+        fragment[40..48].copy_from_slice(&[43, 0, 0, 1, 0, 0, 0, 1]);
+        fragment[48..52].copy_from_slice(&[17, 2, 4, 1]);
+        assert_eq!(is_routed(&fragment), Some(true), "in the first fragment");
+        fragment[43] = 8 | 1;
+        assert_eq!(is_routed(&fragment), Some(false), "data of the second");
+        let mut signed = ipv6(51, 40);
+        signed[40..52].copy_from_slice(&[43, 1, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1]);
+        signed[52..56].copy_from_slice(&[17, 2, 4, 1]);
+        assert_eq!(is_routed(&signed), Some(true), "behind authentication");
     }
 
     #[test]

@@ -170,11 +170,12 @@ impl Lane {
     fn open_requested(&self, now: Instant, table: &PeerTable) {
         let own = &self.device.lanes[self.lane];
         for state in (0..REQUESTED_PER_TICK).map_while(|_| own.take_requested()) {
+            let mut cell = state.lanes[self.lane].lock();
+            cell.is_requested = false;
             let Some(peer) = table.by_state(&state) else {
                 continue;
             };
             let context = self.device.context(self.lane, peer, now);
-            let mut cell = state.lanes[self.lane].lock();
             if let Some(set) = self.device.open(&mut cell, &context) {
                 set.request_handshake();
             }

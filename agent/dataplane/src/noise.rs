@@ -35,7 +35,7 @@ use crate::timers::{
 
 mod outcome;
 
-pub(crate) use outcome::{CookieCheck, Due, Received};
+pub(crate) use outcome::{Accepted, CookieCheck, Due, Received};
 
 /// How many packets a datagram may arrive late in a session before boringtun takes it for a replay.
 /// The kernel has 8,192. A lane is one thread on both ends, so its packets are reordered by the
@@ -124,6 +124,8 @@ struct Session {
 pub(crate) struct Flight {
     /// When its first initiation was made.
     pub(crate) started: Instant,
+    /// When its latest was made.
+    pub(crate) latest: Instant,
     /// Initiations so far.
     pub(crate) attempts: u32,
 }
@@ -137,6 +139,8 @@ pub(crate) struct Tunnel {
     /// The last index that boringtun gave to a session or an initiation.
     last_index: u32,
     flight: Option<Flight>,
+    /// The session of the last initiation that was accepted, until the peer uses it.
+    unproved: Option<u32>,
     /// The `Tunn`'s clock: it moves at ticks only.
     clock: Instant,
     /// The `Tunn`'s clock when it last heard anything.
@@ -167,6 +171,7 @@ impl Tunnel {
             current: 0,
             last_index: index << 8,
             flight: None,
+            unproved: None,
             clock: now,
             heard: now,
             unanswered_since: None,
@@ -309,31 +314,43 @@ impl Tunnel {
         self.last_index = index;
         let flight = self.flight.get_or_insert(Flight {
             started: now,
+            latest: now,
             attempts: 0,
         });
+        flight.latest = now;
         flight.attempts += 1;
     }
 
-    /// Answers an initiation: the response of the returned length is at the front of `output`.
+    /// Answers an initiation.
     pub(crate) fn accept_initiation(
         &mut self,
         now: Instant,
         initiation: &[u8],
         output: &mut [u8],
-    ) -> Result<usize, DropReason> {
+    ) -> Result<Accepted, DropReason> {
         if now.saturating_duration_since(self.clock) > CLOCK_DRIFT_MAX {
             // Its clock stood still while it was idle: the new session would be born old. What it
             // asks for in this moment is what the peer's initiation brings.
             self.update(now, output);
         }
         let output = &mut output[..RESPONSE_LENGTH];
-        let response = message(self.tunn.decapsulate(None, initiation, output))?;
+        let result = self.tunn.decapsulate(None, initiation, output);
+        // boringtun looks at the stamp last, so this one is authentic.
+        let is_stale = matches!(
+            result,
+            TunnResult::Err(WireGuardError::WrongTai64nTimestamp)
+        );
+        if is_stale && self.unproved.is_some() {
+            return Ok(Accepted::ShutOut);
+        }
+        let response = message(result)?;
         let (index, length) = (sender_index(response), response.len());
         self.last_index = index;
         self.add_session(index, now);
         // boringtun retries its own initiation no more, though it still takes a response to it.
         self.flight = None;
-        Ok(length)
+        self.unproved = Some(index);
+        Ok(Accepted::Response(length))
     }
 
     /// Completes a handshake of ours; the keepalive of the returned length, which confirms the
@@ -425,6 +442,7 @@ impl Tunnel {
         };
         self.heard = self.clock;
         self.unanswered_since = None;
+        self.unproved.take_if(|index| *index == receiver);
         self.make_current(receiver);
         Ok(received)
     }

@@ -100,6 +100,8 @@ impl PeerState {
 pub(crate) struct PeerLane {
     /// The peer was removed: a thread that still holds the old table makes no sessions any more.
     pub(crate) is_closed: bool,
+    /// Waits in its own lane's queue to be asked for a handshake: it need wait there only once.
+    pub(crate) is_requested: bool,
     pub(crate) set: Option<Box<SessionSet>>,
 }
 

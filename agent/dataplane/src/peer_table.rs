@@ -8,6 +8,7 @@ use podwire_core::allowed_ips::AllowedIps;
 use podwire_core::key::PublicKey;
 use podwire_core::node::NodeName;
 
+use crate::endpoint::of_lane;
 use crate::peer::{Peer, PeerConfig, PeerState};
 use crate::status::PeerChanges;
 
@@ -19,8 +20,8 @@ pub(crate) struct PeerTable {
     /// Ordinal and lane of each key.
     by_key: HashMap<PublicKey, (u32, usize)>,
     allowed_ips: AllowedIps<u32>,
-    /// The addresses that records name for endpoints.
-    named: HashSet<IpAddr>,
+    /// The endpoints of all lanes.
+    named: HashSet<SocketAddr>,
     version: u64,
 }
 
@@ -114,8 +115,11 @@ impl PeerTable {
         for prefix in &peer.config.allowed_ips {
             self.allowed_ips.insert(*prefix, ordinal);
         }
-        let endpoints = peer.config.pair.endpoints.iter();
-        self.named.extend(endpoints.map(SocketAddr::ip));
+        let pair = &peer.config.pair;
+        let numbers = 0..pair.endpoints.len();
+        let endpoints = numbers
+            .flat_map(|number| (0..peer.lanes).filter_map(move |lane| of_lane(pair, number, lane)));
+        self.named.extend(endpoints);
         self.by_name.insert(peer.name.clone(), Arc::clone(&peer));
         self.by_ordinal[ordinal as usize] = Some(peer);
     }
@@ -151,9 +155,9 @@ impl PeerTable {
         self.allowed_ips.longest_match(address).copied()
     }
 
-    /// Whether a record names this address for an endpoint.
-    pub(crate) fn names(&self, address: IpAddr) -> bool {
-        self.named.contains(&address)
+    /// Whether this is an endpoint of a lane of some peer.
+    pub(crate) fn names(&self, endpoint: SocketAddr) -> bool {
+        self.named.contains(&endpoint)
     }
 
     /// The peers whose record names this address for an endpoint.

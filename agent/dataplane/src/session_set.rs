@@ -131,6 +131,8 @@ pub(crate) struct SessionSet {
     /// The peer's initiation was left without an answer, since ours goes first.
     is_passed_over: bool,
     pending: Option<Pending>,
+    /// Whose initiation of ours went out last, and when, until it is answered.
+    asked: Option<(Slot, Instant)>,
     confirmation: Option<Confirmation>,
     /// When the peer's initiation was accepted that holds ours back: the first since we sent one or
     /// confirmed a session.
@@ -159,6 +161,7 @@ impl SessionSet {
             is_requested: false,
             is_passed_over: false,
             pending: None,
+            asked: None,
             confirmation: None,
             accepted: None,
             confirmed: None,
@@ -286,29 +289,35 @@ impl SessionSet {
         context.indices.release(member.slot, context.now);
     }
 
-    /// Makes a member for the present identity; what it takes the place of only receives from now
-    /// on once it is confirmed.
-    fn add_member(&mut self, context: &Context<'_>) -> Option<usize> {
-        if self.members.len() >= MEMBERS_MAX {
-            let sender = self.sender(context.now);
-            let others = || (0..self.members.len()).filter(|index| Some(*index) != sender);
-            let replaced = others().find(|index| self.members[*index].replaced.is_some());
-            let victim = replaced.or_else(|| others().next())?;
-            self.remove(victim, context);
-        }
+    /// A member for the present identity, which is not yet one of the set.
+    fn new_member(&self, context: &Context<'_>) -> Option<Member> {
         let owner = Owner {
             peer: context.peer.state.ordinal,
             lane: context.lane,
         };
         let slot = context.indices.take(owner, context.now)?;
         let tunnel = Tunnel::new(context.key, &self.identity.key, slot.index(), context.now);
-        self.members.push(Member {
+        Some(Member {
             tunnel,
             key: self.identity.key,
             slot,
             replaced: None,
-        });
-        Some(self.members.len() - 1)
+        })
+    }
+
+    /// Takes a new member into the set; what it takes the place of only receives from now on once
+    /// it is confirmed.
+    fn admit(&mut self, member: Member, context: &Context<'_>) -> usize {
+        if self.members.len() >= MEMBERS_MAX {
+            let sender = self.sender(context.now);
+            let others = || (0..self.members.len()).filter(|index| Some(*index) != sender);
+            let replaced = others().find(|index| self.members[*index].replaced.is_some());
+            if let Some(victim) = replaced.or_else(|| others().next()) {
+                self.remove(victim, context);
+            }
+        }
+        self.members.push(member);
+        self.members.len() - 1
     }
 
     /// Decrypts a transport message into `output`, which is at least as long.

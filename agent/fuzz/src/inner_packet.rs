@@ -74,20 +74,24 @@ impl InnerPacket<'_> {
     }
 
     /// RFC 8200 §4: headers of units of eight bytes, of which a routing header other than
-    /// mobility's says how many segments are left.
+    /// mobility's says how many segments are left. One of a fragment (§4.5) has eight bytes, and
+    /// none follows it unless it is the first, at offset 0; that of authentication (RFC 4302 §2.2)
+    /// counts in units of four bytes, less two.
     fn has_segments_left(&self) -> Option<bool> {
         let (mut kind, mut at) = (*self.bytes.get(6)?, 40);
         // The device looks no further.
         for _ in 0..8 {
             let left = *self.bytes.get(at + 3)?;
-            match kind {
+            let units = usize::from(self.bytes[at + 1]);
+            let size = match kind {
                 43 if self.bytes[at + 2] != 2 && left > 0 => return Some(true),
-                0 | 43 | 60 => {
-                    kind = self.bytes[at];
-                    at += 8 * (1 + usize::from(self.bytes[at + 1]));
-                }
+                0 | 43 | 60 => 8 + 8 * units,
+                44 if self.bytes[at + 2] == 0 && left < 8 => 8,
+                51 => 8 + 4 * units,
                 _ => return Some(false),
-            }
+            };
+            kind = self.bytes[at];
+            at += size;
         }
         Some(false)
     }

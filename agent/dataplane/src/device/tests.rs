@@ -243,3 +243,44 @@ fn a_device_refuses_what_it_cannot_be() {
     );
     assert_eq!(make(keys(1, 8), 15), None);
 }
+
+#[test]
+fn a_peer_waits_once_to_be_asked_and_only_if_it_can_be() {
+    let device = Device::new(DeviceConfig {
+        lanes: keys(1, 2),
+        process_generation: 1,
+        addresses: Vec::new(),
+        handshakes_per_second: HANDSHAKES_PER_SECOND,
+        keeps_open: true,
+        seed: 1,
+    });
+    let (device, now) = (device.expect("a device"), Instant::now());
+    let mut peers = config(2, 2, 1);
+    let mut hidden = config(3, 2, 1);
+    hidden
+        .values_mut()
+        .for_each(|peer| peer.pair.endpoints.clear());
+    peers.extend(hidden);
+    let waiting = |device: &Device| {
+        let queues = device.lanes.iter().map(|own| own.requested.lock().len());
+        queues.collect::<Vec<_>>()
+    };
+    let change = |peers: &mut BTreeMap<NodeName, PeerConfig>| {
+        peers.values_mut().for_each(|peer| peer.path_mtu += 1);
+        device.set_peers(peers, now);
+    };
+    for _ in 0..10 {
+        change(&mut peers);
+        device.request_handshake(&"node-2".parse().expect("a name"));
+    }
+    assert_eq!(waiting(&device), [1, 1]);
+    // One lane asks, and its set is active from then on; the other one waits on.
+    let mut send = UnderlayBatch::with_capacity(1 << 16, 64);
+    let mut deliver = OverlayBatch::with_capacity(1 << 16, 64);
+    let mut lane = device.lane(0, now);
+    lane.handle_timeout(now, &mut send, &mut deliver);
+    change(&mut peers);
+    assert_eq!(waiting(&device), [0, 1]);
+    device.request_handshake(&"node-2".parse().expect("a name"));
+    assert_eq!(waiting(&device), [1, 1], "asked for again");
+}

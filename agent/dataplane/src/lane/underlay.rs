@@ -79,8 +79,8 @@ impl<'a> Underlay<'a> {
                 .check_cookie(source.ip(), initiation, self.send.room())?
             {
                 CookieCheck::Valid => {
-                    let (source, limiter) = (source.ip(), &self.device.limiter);
-                    if !limiter.take_proved(self.now, source, self.table.names(source)) {
+                    let (limiter, is_named) = (&self.device.limiter, self.table.names(source));
+                    if !limiter.take_proved(self.now, source.ip(), is_named) {
                         return Err(DropReason::HandshakeLimited);
                     }
                 }

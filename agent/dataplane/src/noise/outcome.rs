@@ -8,6 +8,15 @@ pub(crate) enum CookieCheck {
     Reply(usize),
 }
 
+/// What came of an initiation of the peer's.
+pub(crate) enum Accepted {
+    /// The response of so many bytes is at the front of the output.
+    Response(usize),
+    /// It is the peer's but its stamp is not the latest, and the one with the latest led to nothing:
+    /// perhaps that was a recording of a time when the peer's clock was ahead.
+    ShutOut,
+}
+
 /// What a transport message turned out to be. All of these are authenticated.
 pub(crate) enum Received {
     /// An inner packet of so many bytes, at the front of the output.

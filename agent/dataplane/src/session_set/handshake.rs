@@ -3,14 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Confirmation, Context, OutputFull, Pending, SessionSet};
+use super::{Confirmation, Context, OutputFull, Pending, SessionSet, Slot};
 use crate::batch::UnderlayBatch;
 use crate::drop_reason::DropReason;
+use crate::endpoint::Endpoint;
 use crate::message::INITIATION_LENGTH;
-use crate::noise::HANDSHAKE_ROOM;
+use crate::noise::{Accepted, HANDSHAKE_ROOM};
 use crate::timers::REKEY_TIMEOUT;
 
-/// Time in which initiations of both ends count as crossing: several round trips of any underlay.
+/// Time in which an answer comes if at all, and initiations of both ends count as crossing: several
+/// round trips of any underlay.
 const CROSSING_WINDOW: Duration = Duration::from_secs(1);
 
 /// Time after which a session that nothing came back on is confirmed again: a few round trips. Each
@@ -21,19 +23,15 @@ const CONFIRM_AGAIN_PAUSE_MAX: Duration = Duration::from_secs(2);
 impl SessionSet {
     /// The member that starts a handshake.
     fn initiator(&mut self, context: &Context<'_>) -> Option<usize> {
-        match self.target() {
-            Some(index)
-                if self.members[index].tunnel.is_reusable(context.now)
-                    || self.members[index].tunnel.flight().is_some() =>
-            {
-                Some(index)
+        if let Some(index) = self.target() {
+            let member = &mut self.members[index];
+            if member.tunnel.is_reusable(context.now) || member.tunnel.flight().is_some() {
+                return Some(index);
             }
-            Some(index) => {
-                self.members[index].replaced = Some(context.now);
-                self.add_member(context)
-            }
-            None => self.add_member(context),
+            member.replaced = Some(context.now);
         }
+        let member = self.new_member(context)?;
+        Some(self.admit(member, context))
     }
 
     /// Starts a handshake, unless one is on its way in either direction. `delay` holds it back.
@@ -63,7 +61,6 @@ impl SessionSet {
             .tunnel
             .initiate(context.now, send.room())
         {
-            self.accepted = None;
             self.is_passed_over = false;
             self.post_initiation(index, context, send, delay);
         }
@@ -78,12 +75,13 @@ impl SessionSet {
         send: &mut UnderlayBatch,
         delay: Option<Duration>,
     ) {
+        self.accepted = None;
         let member = &self.members[index];
         let stamp = member.tunnel.stamp_clock.stamp(context.now);
         context.own_epoch.note(self.own_epoch, stamp);
         let attempt = member.tunnel.flight().map_or(1, |flight| flight.attempts);
         let Some(delay) = delay else {
-            self.send_initiation(attempt, context, send);
+            self.send_initiation(member.slot, attempt, context, send);
             return;
         };
         let mut message = Box::new([0; INITIATION_LENGTH]);
@@ -98,26 +96,30 @@ impl SessionSet {
     }
 
     pub(super) fn send_initiation(
-        &self,
+        &mut self,
+        slot: Slot,
         attempt: u32,
         context: &Context<'_>,
         send: &mut UnderlayBatch,
     ) {
         let pair = &context.peer.config.pair;
-        let mut message = [0; INITIATION_LENGTH];
-        message.copy_from_slice(&send.room()[..INITIATION_LENGTH]);
-        let endpoints = self.endpoint.for_attempt(pair, context.lane, attempt);
-        for (copies, endpoint) in endpoints.enumerate() {
-            // There is room for the first; a retry may do without the others once.
-            if !send.has_room(HANDSHAKE_ROOM) {
-                break;
-            }
-            send.room()[..INITIATION_LENGTH].copy_from_slice(&message);
+        if let Some(endpoint) = self.endpoint.for_attempt(pair, context.lane, attempt) {
             send.commit_front(context.lane, endpoint, INITIATION_LENGTH);
-            if copies == 0 {
-                context.counters.initiations_sent();
-            }
+            context.counters.initiations_sent();
+            self.asked = Some((slot, context.now));
         }
+    }
+
+    /// Whether the answer to an initiation of member `index` may still come, and the peer's own was
+    /// accepted meanwhile. boringtun holds ours behind one of the peer's but not behind two, and
+    /// anybody can send copies.
+    fn is_waiting_behind_theirs(&self, index: usize, context: &Context<'_>) -> bool {
+        let slot = self.members[index].slot;
+        let is_held = self.pending.as_ref().is_some_and(|held| held.slot == slot);
+        let is_under_way = self.asked.is_some_and(|(asked, at)| {
+            asked == slot && context.now.saturating_duration_since(at) < CROSSING_WINDOW
+        });
+        self.accepted.is_some() && (is_held || is_under_way)
     }
 
     /// Whether our own first initiation is on its way and goes before the peer's: of two that
@@ -133,25 +135,29 @@ impl SessionSet {
             })
     }
 
-    /// Repeats our own first initiation when the peer, whose own was passed over for it, has not
-    /// answered: ours was lost, as when the peer had not quite started yet. Nobody need wait for
-    /// the next retry.
-    pub(super) fn repeat_crossed(
+    /// Makes another initiation before the next retry is due.
+    ///
+    /// One is for a peer whose own was passed over for our first and that has not answered: ours
+    /// was lost, as when the peer had not quite started yet. The other is for a peer that has not
+    /// answered a retry, and has another endpoint.
+    pub(super) fn repeat_soon(
         &mut self,
         context: &Context<'_>,
         send: &mut UnderlayBatch,
     ) -> Result<(), OutputFull> {
-        let flight = |index: usize| self.members[index].tunnel.flight();
-        let is_first = |index: &usize| {
-            flight(*index).is_some_and(|flight| {
-                flight.attempts == 1
-                    && context.now.saturating_duration_since(flight.started) >= CROSSING_WINDOW
+        let pair = &context.peer.config.pair;
+        let is_due = |index: &usize| {
+            let flight = self.members[*index].tunnel.flight();
+            flight.is_some_and(|flight| {
+                let is_crossed = flight.attempts == 1 && self.is_passed_over;
+                (is_crossed || Endpoint::is_soon_tried_elsewhere(pair, flight.attempts))
+                    && context.now.saturating_duration_since(flight.latest) >= CROSSING_WINDOW
             })
         };
-        let Some(index) = self.target().filter(is_first) else {
+        let Some(index) = self.target().filter(is_due) else {
             return Ok(());
         };
-        if !self.is_passed_over || self.pending.is_some() {
+        if self.pending.is_some() {
             return Ok(());
         }
         if !send.has_room(HANDSHAKE_ROOM) {
@@ -174,18 +180,28 @@ impl SessionSet {
         source: SocketAddr,
         send: &mut UnderlayBatch,
     ) -> Result<(), DropReason> {
-        let index = match self.target() {
-            Some(index) if self.is_crossed(index, context) => {
-                self.is_passed_over = true;
+        let target = self.target();
+        if target.is_some_and(|index| self.is_crossed(index, context)) {
+            self.is_passed_over = true;
+            return Err(DropReason::HandshakeCrossed);
+        }
+        let able = target.filter(|index| self.members[*index].tunnel.can_accept(context.now));
+        let (index, length) = match able {
+            Some(index) if self.is_waiting_behind_theirs(index, context) => {
                 return Err(DropReason::HandshakeCrossed);
             }
-            Some(index) if self.members[index].tunnel.can_accept(context.now) => index,
-            Some(_) | None => self
-                .add_member(context)
-                .ok_or(DropReason::HandshakeRejected)?,
+            Some(index) => {
+                let tunnel = &mut self.members[index].tunnel;
+                match tunnel.accept_initiation(context.now, initiation, send.room())? {
+                    Accepted::Response(length) => (index, length),
+                    Accepted::ShutOut => {
+                        self.ask_back(context);
+                        return Err(DropReason::HandshakeRejected);
+                    }
+                }
+            }
+            None => self.accept_anew(context, initiation, send)?,
         };
-        let tunnel = &mut self.members[index].tunnel;
-        let length = tunnel.accept_initiation(context.now, initiation, send.room())?;
         send.commit_front(context.lane, source, length);
         context.counters.responses_sent();
         if self.accepted.is_none() {
@@ -196,6 +212,38 @@ impl SessionSet {
             }
         }
         Ok(())
+    }
+
+    /// Answers an initiation on a member of its own, which is made for good only when the initiation
+    /// has turned out to be the peer's: whoever knows the two public keys can name the peer in one.
+    fn accept_anew(
+        &mut self,
+        context: &Context<'_>,
+        initiation: &[u8],
+        send: &mut UnderlayBatch,
+    ) -> Result<(usize, usize), DropReason> {
+        let mut member = self
+            .new_member(context)
+            .ok_or(DropReason::HandshakeRejected)?;
+        let accepted = member
+            .tunnel
+            .accept_initiation(context.now, initiation, send.room());
+        let refusal = match accepted {
+            Ok(Accepted::Response(length)) => return Ok((self.admit(member, context), length)),
+            Ok(Accepted::ShutOut) => DropReason::HandshakeRejected,
+            Err(reason) => reason,
+        };
+        context.indices.release(member.slot, context.now);
+        Err(refusal)
+    }
+
+    /// The peer asks, but its clock went back and somebody has shown us a recording of before, which
+    /// stands in its way. Nothing stands in the way of our asking it, at most as often as a
+    /// handshake is retried. That gives whoever copies an old initiation no more than the answer to
+    /// a new one would.
+    fn ask_back(&mut self, context: &Context<'_>) {
+        let is_rested = |at| context.now.saturating_duration_since(at) >= REKEY_TIMEOUT;
+        self.is_requested |= self.confirmed.is_none_or(is_rested);
     }
 
     /// Completes a handshake of ours. The output has [`HANDSHAKE_ROOM`].
@@ -211,6 +259,7 @@ impl SessionSet {
         let tunnel = &mut self.members[index].tunnel;
         let length = tunnel.receive_response(context.now, response, receiver, send.room())?;
         context.counters.responses_received();
+        self.asked = None;
         self.heard = Some(context.now);
         self.endpoint.heard_from(&context.peer.config.pair, source);
         self.confirm(index, context, source);

@@ -48,7 +48,7 @@ impl SessionSet {
         for index in 0..self.members.len() {
             self.tick_member(index, context, send, jitter)?;
         }
-        self.repeat_crossed(context, send)?;
+        self.repeat_soon(context, send)?;
         self.flush(context, send)?;
         let is_requested = std::mem::take(&mut self.is_requested);
         // No packet waits for these.
@@ -80,7 +80,7 @@ impl SessionSet {
         }
         if let Some(pending) = self.pending.take() {
             send.room()[..INITIATION_LENGTH].copy_from_slice(&*pending.message);
-            self.send_initiation(pending.attempt, context, send);
+            self.send_initiation(pending.slot, pending.attempt, context, send);
         }
         Ok(())
     }

@@ -166,6 +166,70 @@ fn a_family_that_dies_under_a_session_is_left() {
 }
 
 #[test]
+fn a_family_that_carries_one_direction_only_is_left_before_there_is_a_session() {
+    for mute in [0, 1] {
+        let mut network = Network::new(&[1, 1]);
+        network.prefer_ipv6();
+        network.lose(move |t| t.from == mute && t.destination.is_ipv6());
+        for n in 0..30 {
+            network.ping(0, 1, n);
+            network.run(seconds(1));
+        }
+        // What waited while IPv6 was tried is delivered too.
+        network.assert_all_delivered(1, 30);
+        network.ping(1, 0, 0);
+        network.run(milliseconds(10));
+        network.assert_all_delivered(0, 1);
+        for (from, to) in [(0, 1), (1, 0)] {
+            let endpoint = network.lane_status(from, to, 0).endpoint;
+            assert!(
+                endpoint.is_some_and(|endpoint| endpoint.is_ipv4()),
+                "{mute}: {endpoint:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_family_that_loses_one_direction_under_a_session_is_left() {
+    for (mute, answers) in [(0, false), (0, true), (1, false), (1, true)] {
+        let mut network = Network::new(&[1, 1]);
+        network.prefer_ipv6();
+        let mut n = 0;
+        let mut talk = |network: &mut Network, seconds: u32| {
+            for _ in 0..seconds {
+                network.ping(0, 1, n);
+                if answers {
+                    network.ping(1, 0, n);
+                }
+                network.run(crate::simulation::seconds(1));
+                n += 1;
+            }
+        };
+        network.ping(1, 0, 1000);
+        talk(&mut network, 60);
+        network.lose(move |t| t.from == mute && t.destination.is_ipv6());
+        talk(&mut network, 40);
+        for node in [0, 1] {
+            let arrived = network.nodes[node].sequence();
+            let count = if node == 1 || answers { 100 } else { 0 };
+            let lost = count - arrived.iter().filter(|n| **n < 1000).count();
+            // 15 s of silence and tries of 6 s. Where only keepalives come back, the last of them
+            // says until 10 s after the loss that all is well.
+            let patience = if mute == 0 && !answers { 32 } else { 22 };
+            assert!(lost <= patience, "{mute} {answers}: {lost} s");
+        }
+        for (from, to) in [(0, 1), (1, 0)] {
+            let endpoint = network.lane_status(from, to, 0).endpoint;
+            assert!(
+                endpoint.is_some_and(|endpoint| endpoint.is_ipv4()),
+                "{mute} {answers}: {endpoint:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_family_that_this_node_loses_is_left_at_once_by_both_ends() {
     let mut network = Network::new(&[2, 2]);
     network.prefer_ipv6();

@@ -92,6 +92,30 @@ fn a_source_that_has_a_cookie_is_limited_too() {
 }
 
 #[test]
+fn what_else_comes_from_a_nodes_address_does_not_hold_the_node_back() {
+    let mut network = Network::unconnected(&[1, 1, 1]);
+    // In the place of a pod of node 0, whose packets are masqueraded.
+    let pod = "192.0.2.11:40000".parse().expect("an address");
+    network.nodes[2].nat = Some(pod);
+    network.publish();
+    let only_zero = [(network.nodes[0].name.clone(), network.record(0))].into();
+    network.nodes[1].device.set_peers(&only_zero, network.now);
+    let initiation = initiation_with_a_cookie(&mut network);
+    assert_eq!(initiation.source, pod);
+    network.run(seconds(1));
+    let flood = vec![(initiation.source, initiation.bytes); 1000];
+    for n in 0..80 {
+        network.inject_now(1, 0, &flood);
+        if n == 2 {
+            network.ping(0, 1, 0);
+        }
+        network.run(milliseconds(100));
+        network.clear_log();
+    }
+    network.assert_all_delivered(1, 1);
+}
+
+#[test]
 fn the_budget_is_one_for_all_lanes() {
     let mut network = Network::unconnected(&[2, 2]);
     network.nodes[1].handshakes_per_second = 3;

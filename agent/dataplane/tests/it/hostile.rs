@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use blake2::digest::{FixedOutput, KeyInit, Mac};
+use blake2::{Blake2s256, Blake2sMac, Digest};
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
 use podwire_core::key::PublicKey;
@@ -201,4 +203,38 @@ fn a_packet_with_a_route_of_its_own_is_not_sent_and_its_sender_is_told() {
     assert_eq!(network.nodes[2].dropped(DropReason::SourceRouted), 2);
     assert_eq!(network.nodes[2].delivered.len(), 2, "ICMP errors");
     assert_eq!(network.nodes[1].delivered, [ping]);
+}
+
+/// An initiation of node 0 to node 1 up to the sender's key, as anybody can make it who knows the
+/// keys of both, and mac1.
+fn forge(network: &mut Network) -> (SocketAddr, Vec<u8>) {
+    let filter = network.lose(|_| true);
+    network.ping(0, 1, 0);
+    network.heal(filter);
+    let mut forged = network.last_sent(0, 1);
+    forged.bytes[100] ^= 1;
+    //= WireGuard §5.4.4
+    let key = Blake2s256::new()
+        .chain_update(b"mac1----")
+        .chain_update(network.record(1).pair.lanes[0].key.as_bytes())
+        .finalize();
+    let mut mac: Blake2sMac<blake2::digest::consts::U16> =
+        KeyInit::new_from_slice(&key).expect("a key");
+    mac.update(&forged.bytes[..116]);
+    forged.bytes[116..132].copy_from_slice(&mac.finalize_fixed());
+    (forged.source, forged.bytes)
+}
+
+#[test]
+fn an_initiation_that_only_names_a_peer_makes_no_session() {
+    let mut network = Network::new(&[1, 1]);
+    let forged = forge(&mut network);
+    network.restart(0);
+    network.inject_now(1, 0, &[forged]);
+    assert_eq!(network.nodes[1].dropped(DropReason::HandshakeRejected), 1);
+    assert_eq!(network.count(1, 2), 0);
+    assert_eq!(network.lane_status(1, 0, 0).sessions, 0);
+    network.ping(0, 1, 1);
+    network.run(crate::simulation::seconds(1));
+    assert_eq!(network.nodes[1].sequence(), [1]);
 }
