@@ -1,5 +1,5 @@
-//! The three guards of what leaves: any one of them alone keeps pod traffic in, also where nobody is
-//! left to put the others back. With all three gone nothing does, until an agent does.
+//! The three guards of what leaves: any one of them alone keeps pod traffic in, also where nobody
+//! is left to put the others back. With all three gone nothing does, until an agent does.
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};

@@ -57,7 +57,8 @@ pub(crate) fn seconds(duration: Duration) -> f64 {
 /// What was measured, by the place in the list of all.
 static TAKEN: Mutex<BTreeMap<usize, Vec<f64>>> = Mutex::new(BTreeMap::new());
 
-/// Takes all measures and writes the table, if none was left out. `suites` write tables of their own.
+/// Takes all measures and writes the table, if none was left out. `suites` write tables of their
+/// own.
 #[expect(
     clippy::print_stdout,
     clippy::print_stderr,
