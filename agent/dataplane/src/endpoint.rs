@@ -35,10 +35,10 @@ impl Endpoint {
         of_lane(pair, self.selected % pair.endpoints.len(), lane)
     }
 
-    /// Where the initiation number `attempt` (from 1) of a handshake goes: to the endpoint in use, a
-    /// retry and again when nothing came back, and then to another one. So a pair of which a message
-    /// was merely lost stays where it is. Each is a message of its own, never a copy: a peer whose
-    /// answers are lost on one way would take the first copy and refuse the second.
+    /// Where the initiation number `attempt` (from 1) of a handshake goes: to the endpoint in use,
+    /// a retry too, and when nothing came back on that, to another one. So a pair of which a
+    /// message was merely lost stays where it is. Each is a message of its own, never a copy: a
+    /// peer whose answers are lost on one way would take the first copy and refuse the second.
     pub(crate) fn for_attempt(
         &self,
         pair: &EncryptedPair,
@@ -58,8 +58,8 @@ impl Endpoint {
         attempt > 2 && attempt % 2 == 1
     }
 
-    /// Whether the attempt after number `attempt` need not wait for as long as a retry does: it goes
-    /// another way.
+    /// Whether the attempt after number `attempt` need not wait for as long as a retry does: it
+    /// goes another way.
     pub(crate) fn is_soon_tried_elsewhere(pair: &EncryptedPair, attempt: u32) -> bool {
         pair.endpoints.len() > 1 && Self::is_for_another(attempt + 1)
     }

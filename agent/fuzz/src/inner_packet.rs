@@ -73,10 +73,10 @@ impl InnerPacket<'_> {
         false
     }
 
-    /// RFC 8200 §4: headers of units of eight bytes, of which a routing header other than mobility's
-    /// says how many segments are left. One of a fragment (§4.5) has eight bytes, and none follows
-    /// it unless it is the first, at offset 0; that of authentication (RFC 4302 §2.2) counts in
-    /// units of four bytes, less two.
+    /// RFC 8200 §4: headers of units of eight bytes, of which a routing header other than
+    /// mobility's says how many segments are left. One of a fragment (§4.5) has eight bytes, and
+    /// none follows it unless it is the first, at offset 0; that of authentication (RFC 4302 §2.2)
+    /// counts in units of four bytes, less two.
     fn has_segments_left(&self) -> Option<bool> {
         let (mut kind, mut at) = (*self.bytes.get(6)?, 40);
         // The device looks no further.

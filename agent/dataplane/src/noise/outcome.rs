@@ -12,8 +12,8 @@ pub(crate) enum CookieCheck {
 pub(crate) enum Accepted {
     /// The response of so many bytes is at the front of the output.
     Response(usize),
-    /// It is the peer's but its stamp is not the latest, and the one with the latest led to nothing:
-    /// perhaps that was a recording of a time when the peer's clock was ahead.
+    /// It is the peer's but its stamp is not the latest, and the one with the latest led to
+    /// nothing: perhaps that was a recording of a time when the peer's clock was ahead.
     ShutOut,
 }
 

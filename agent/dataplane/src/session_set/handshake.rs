@@ -214,8 +214,9 @@ impl SessionSet {
         Ok(())
     }
 
-    /// Answers an initiation on a member of its own, which is made for good only when the initiation
-    /// has turned out to be the peer's: whoever knows the two public keys can name the peer in one.
+    /// Answers an initiation on a member of its own, which is made for good only when the
+    /// initiation has turned out to be the peer's: whoever knows the two public keys can name the
+    /// peer in one.
     fn accept_anew(
         &mut self,
         context: &Context<'_>,
@@ -237,8 +238,8 @@ impl SessionSet {
         Err(refusal)
     }
 
-    /// The peer asks, but its clock went back and somebody has shown us a recording of before, which
-    /// stands in its way. Nothing stands in the way of our asking it, at most as often as a
+    /// The peer asks, but its clock went back and somebody has shown us a recording of before,
+    /// which stands in its way. Nothing stands in the way of our asking it, at most as often as a
     /// handshake is retried. That gives whoever copies an old initiation no more than the answer to
     /// a new one would.
     fn ask_back(&mut self, context: &Context<'_>) {
