@@ -36,7 +36,7 @@ impl Endpoint {
     }
 
     /// Where the initiation number `attempt` (from 1) of a handshake goes: to the endpoint in use,
-    /// a retry and again when nothing came back, and then to another one. So a pair of which a
+    /// a retry too, and when nothing came back on that, to another one. So a pair of which a
     /// message was merely lost stays where it is. Each is a message of its own, never a copy: a
     /// peer whose answers are lost on one way would take the first copy and refuse the second.
     pub(crate) fn for_attempt(
