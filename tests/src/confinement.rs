@@ -60,15 +60,15 @@ impl Confinement {
                 replace_tun_device(command, file);
                 confined("a mount namespace with another `/dev/net`")
             }
-            Self::TunDevice => match DeviceCgroup::new() {
-                Ok(cgroup) => {
+            Self::TunDevice => match DeviceCgroup::new()? {
+                Some(cgroup) => {
                     cgroup.confine(command)?;
                     Ok(Confined {
                         _cgroup: Some(cgroup),
                         means: "the device control group itself (eBPF, unified hierarchy)",
                     })
                 }
-                Err(_) => {
+                None => {
                     let Ok(call) = u32::try_from(libc::SYS_openat) else {
                         bail!("no number of openat(2)");
                     };

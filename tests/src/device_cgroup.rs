@@ -50,15 +50,22 @@ pub(crate) struct DeviceCgroup {
 }
 
 impl DeviceCgroup {
-    /// Makes it, where this machine lets it be made.
-    pub(crate) fn new() -> Result<Self> {
+    /// Makes it; none where this machine does not let it be made.
+    ///
+    /// # Errors
+    /// Any other reason: a test that is confined by something else than it says shows nothing.
+    pub(crate) fn new() -> Result<Option<Self>> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
-        let unified = mounts
-            .lines()
-            .map(|line| line.split(' ').collect::<Vec<_>>())
-            .find(|fields| fields.get(2) == Some(&"cgroup2"))
-            .context("no unified hierarchy is mounted")?[1]
-            .to_owned();
+        let Some(unified) = unified_hierarchy(&mounts) else {
+            return Ok(None);
+        };
+        match Self::make(unified) {
+            Err(error) if is_forbidden(&error) => Ok(None),
+            made => made.map(Some),
+        }
+    }
+
+    fn make(unified: &str) -> Result<Self> {
         let name = format!("podwire-testbed-{:016x}", cookie::random_number());
         let path = PathBuf::from(unified).join(name);
         fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
@@ -86,6 +93,22 @@ impl DeviceCgroup {
         }
         Ok(())
     }
+}
+
+/// Where it is mounted.
+fn unified_hierarchy(mounts: &str) -> Option<&str> {
+    mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&"cgroup2"))
+        .map(|fields| fields[1])
+}
+
+/// Whether the kernel says that this user, or this container, may not.
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    let number = error.and_then(io::Error::raw_os_error);
+    matches!(number, Some(libc::EPERM | libc::EACCES | libc::EROFS))
 }
 
 impl Drop for DeviceCgroup {
@@ -148,4 +171,34 @@ fn attach(folder: &fs::File, program: &OwnedFd) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(number: i32) -> anyhow::Error {
+        let made: Result<(), _> = Err(io::Error::from_raw_os_error(number));
+        let made = made.context("making it");
+        made.expect_err("it is an error")
+    }
+
+    #[test]
+    fn only_what_is_forbidden_lets_something_else_confine() {
+        for number in [libc::EPERM, libc::EACCES, libc::EROFS] {
+            assert!(is_forbidden(&failed(number)), "{number}");
+        }
+        for number in [libc::EINVAL, libc::ENOENT, libc::ENOSPC, libc::E2BIG] {
+            assert!(!is_forbidden(&failed(number)), "{number}");
+        }
+        assert!(!is_forbidden(&anyhow::anyhow!("no error of the kernel")));
+    }
+
+    #[test]
+    fn the_unified_hierarchy_is_told_from_the_others() {
+        let old = "cgroup /sys/fs/cgroup/devices cgroup rw,devices 0 0\n";
+        assert_eq!(unified_hierarchy(old), None);
+        let both = format!("{old}cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n");
+        assert_eq!(unified_hierarchy(&both), Some("/sys/fs/cgroup/unified"));
+    }
 }

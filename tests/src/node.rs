@@ -2,6 +2,7 @@
 
 mod agent;
 mod clock;
+mod mute;
 mod reboot;
 
 use std::net::IpAddr;

@@ -188,12 +188,37 @@ fn the_protocol_engine_is_named_in_one_file() {
     assert_eq!(named.len(), 1, "{named:?}");
 }
 
+/// Names of functions, and what stands alone in quotes, as the names of the mesh tests do.
+fn test_names(source: &str) -> Vec<&str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let functions = source
+        .split("fn ")
+        .skip(1)
+        .filter_map(|rest| rest.split(|c| !is_part(c)).next());
+    let quoted = source.split('"').filter(|text| text.chars().all(is_part));
+    functions.chain(quoted).collect()
+}
+
+#[test]
+fn a_tests_name_is_a_whole_one() {
+    let source =
+        "fn it_holds_for_all_of_them() {}\n(\"it_holds_for_two_of_them\", two)\n// it_held";
+    let names = test_names(source);
+    for whole in ["it_holds_for_all_of_them", "it_holds_for_two_of_them"] {
+        assert!(names.contains(&whole), "{names:?}");
+    }
+    for part in ["it_holds_for_all", "holds_for_two_of_them", "it_held"] {
+        assert!(!names.contains(&part), "{names:?}");
+    }
+}
+
 #[test]
 fn each_invariant_names_a_test_that_exists() {
-    let mut functions = String::new();
-    for folder in ["agent", "tests"] {
-        functions.extend(sources(folder).into_values());
-    }
+    let sources: Vec<String> = ["agent", "tests"]
+        .into_iter()
+        .flat_map(|folder| sources(folder).into_values())
+        .collect();
+    let tests: BTreeSet<&str> = sources.iter().flat_map(|text| test_names(text)).collect();
     for name in ["ARCHITECTURE.md", "SPECIFICATION.md"] {
         let text = document(name);
         let mut named = 0;
@@ -206,7 +231,7 @@ fn each_invariant_names_a_test_that_exists() {
             if sentence {
                 named += 1;
                 assert!(
-                    functions.contains(word),
+                    tests.contains(word),
                     "{name} names the test {word}, which is not there"
                 );
             }

@@ -250,6 +250,8 @@ fn bind_socket(run_dir: &Path, path: &Path) -> io::Result<UnixListener> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[test]
@@ -270,5 +272,24 @@ mod tests {
         }
         assert_eq!(get(999, &other), "3");
         assert_eq!(get(1400, &other), "3");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_question_is_ended_after_ten_seconds() -> io::Result<()> {
+        let [router, _] = routes();
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let _server = tokio::spawn(answer(listener, router));
+        let asked = tokio::time::Instant::now();
+        let stream = TcpStream::connect(address).await?;
+        stream.try_write(b"GET /status HT")?;
+        stream.readable().await?;
+        assert_eq!(
+            stream.try_read(&mut [0])?,
+            0,
+            "half a question was answered"
+        );
+        assert_eq!(asked.elapsed().as_secs(), 10);
+        Ok(())
     }
 }

@@ -95,6 +95,29 @@ mod tests {
     }
 
     #[test]
+    fn whoever_never_stops_is_answered_at_most_twice_a_second() {
+        let start = Instant::now();
+        let mut healing = Healing::default();
+        let mut repairs = Vec::new();
+        // It is damaged again at once, and the kernel tells of it every millisecond.
+        for millisecond in 0..10_000 {
+            let now = start + Duration::from_millis(millisecond);
+            let told = now.checked_sub(SETTLING_TIME).unwrap_or(now);
+            if healing.due(told) <= now {
+                healing.passed(Kernel::default(), &[Damage::TableMissing], true, now);
+                repairs.push(now);
+            }
+        }
+        assert!(repairs.len() >= 18, "only {} in ten seconds", repairs.len());
+        for (first, third) in repairs.iter().zip(repairs.iter().skip(2)) {
+            assert!(
+                *third - *first >= Duration::from_secs(1),
+                "three in a second"
+            );
+        }
+    }
+
+    #[test]
     fn what_a_predecessor_left_is_nobodys_damage() {
         let altered = Kernel {
             guard: Guard::Altered,

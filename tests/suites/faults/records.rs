@@ -45,6 +45,8 @@ const RATE: u32 = 100;
 /// Rounds that each forgery is held for.
 const HELD_ROUNDS: u64 = 30;
 
+const BOTH: [Protocol; 2] = [Protocol::Udp, Protocol::Tcp];
+
 /// A key that nobody has: its bytes are 1 to 32.
 const STRANGERS_KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 
@@ -149,26 +151,29 @@ fn view(node: &Node) -> Result<Vec<String>> {
     Ok(rows.chain(refused).collect())
 }
 
-/// Pod and node send to the pod of node 2 while something is looked at.
-fn senders(bed: &Testbed, from: u8) -> Result<Vec<Sender>> {
+/// Pod and node send to the pod of node 2, over every change of what is known of it.
+fn senders(bed: &Testbed, from: u8, protocols: &[Protocol]) -> Result<Vec<Sender>> {
     let targets: Vec<IpAddr> = bed.pod(2, 1).addresses();
-    let protocols = [Protocol::Udp, Protocol::Tcp];
     let hosts: [&Host; 2] = [bed.pod(from, 1).host(), bed.node(from).host()];
     hosts
         .into_iter()
-        .map(|host| bed.sender(host, &targets, &protocols, RATE))
+        .map(|host| bed.sender(host, &targets, protocols, RATE))
         .collect()
 }
 
-/// Frames in the clear while node `from` sends to node 2.
-fn leaked(bed: &Testbed, from: u8) -> Result<u64> {
-    bed.capture().take_report()?;
-    let senders = senders(bed, from)?;
-    for sender in &senders {
+/// Frames in the clear since the last look, after these have sent for a while more.
+fn leaked(bed: &Testbed, senders: &[Sender]) -> Result<u64> {
+    for sender in senders {
         sender.wait_for_more(HELD_ROUNDS, CONVERGENCE)?;
     }
-    drop(senders);
     Ok(bed.capture().take_report()?.leaked_frames())
+}
+
+/// The same where there may be none.
+fn nothing_leaked(bed: &Testbed, senders: &[Sender], what: &str) -> Result<()> {
+    let frames = leaked(bed, senders)?;
+    ensure!(frames == 0, "{what}: {frames} frames in the clear");
+    Ok(())
 }
 
 /// Traffic of the pair that no forgery of node 2's record may touch.
@@ -199,15 +204,17 @@ fn forged(context: &Context) -> Result<()> {
     // Its owner would put it back at once, and does below.
     victim.kill_agent()?;
     let bystanders = bystanders(&bed)?;
+    let strict_senders = senders(&bed, 1, &BOTH)?;
+    let other_senders = senders(&bed, 3, &BOTH)?;
     for (what, forgery) in FORGERIES {
         let views = [view(strict)?, view(other)?];
         forge(&bed, victim, forgery(&genuine, &bed)?.as_deref())?;
         felt(strict, &views[0]).context(what)?;
         felt(other, &views[1]).context(what)?;
-        for from in [1, 3] {
-            let frames = leaked(&bed, from)?;
-            ensure!(frames == 0, "{what}: {frames} frames of node {from}");
-            let plaintext = status(bed.node(from))?.plaintext;
+        nothing_leaked(&bed, &strict_senders, what)?;
+        nothing_leaked(&bed, &other_senders, what)?;
+        for node in [strict, other] {
+            let plaintext = status(node)?.plaintext;
             ensure!(plaintext.is_empty(), "{what}: {plaintext:?}");
         }
         // The next one is told from the genuine record.
@@ -215,26 +222,29 @@ fn forged(context: &Context) -> Result<()> {
         forge(&bed, victim, Some(&genuine))?;
         felt(strict, &views[0]).context(what)?;
         felt(other, &views[1]).context(what)?;
+        nothing_leaked(&bed, &strict_senders, &format!("back from {what}"))?;
     }
-    declared(&bed, &with_value(&genuine, "mode", "host-network"))?;
+    // From here on node 3 may send in plaintext, until it has read that node 2 takes that back.
+    nothing_leaked(&bed, &other_senders, "before a declaration")?;
+    drop(other_senders);
+    let declaration = with_value(&genuine, "mode", "host-network");
+    declared(&bed, &declaration, &strict_senders)?;
     untouched(bystanders)?;
 
     victim.start_agent()?;
     put_back(&bed, &key).context("by the agent that starts")?;
-    forge(
-        &bed,
-        victim,
-        Some(&with_value(&genuine, "mode", "host-network")),
-    )?;
+    nothing_leaked(&bed, &strict_senders, "put back by the agent that starts")?;
+    forge(&bed, victim, Some(&declaration))?;
     put_back(&bed, &key).context("by the agent that runs")?;
+    nothing_leaked(&bed, &strict_senders, "put back by the agent that runs")?;
+    let other_senders = senders(&bed, 3, &BOTH)?;
     matrix::all_reached(&bed.matrix().protocols(&[Protocol::Udp]).run())?;
-    ensure!(bed.capture().take_report()?.leaked_frames() == 0, "after");
-    Ok(())
+    nothing_leaked(&bed, &other_senders, "after")
 }
 
 /// A forged declaration counts as one, as any does: for node 2's pairs with nodes that are not
 /// strict, and for no other pair.
-fn declared(bed: &Testbed, forged: &str) -> Result<()> {
+fn declared(bed: &Testbed, forged: &str, strict_senders: &[Sender]) -> Result<()> {
     let (strict, other) = (bed.node(1), bed.node(3));
     forge(bed, bed.node(2), Some(forged))?;
     wait_status(other, "one plaintext peer", |status| {
@@ -243,11 +253,13 @@ fn declared(bed: &Testbed, forged: &str) -> Result<()> {
     wait_status(strict, "one closed peer", |status| {
         status.plaintext.is_empty() && (status.peers.closed, status.peers.encrypted) == (1, 1)
     })?;
-    let frames = leaked(bed, 1)?;
-    ensure!(frames == 0, "{frames} frames of the strict node");
-    let frames = leaked(bed, 3)?;
+    nothing_leaked(bed, strict_senders, "sent by the strict node")?;
+    let other_senders = senders(bed, 3, &BOTH)?;
+    let frames = leaked(bed, &other_senders)?;
     ensure!(frames > 0, "the other node's plaintext is not seen");
-    Ok(())
+    drop(other_senders);
+    // What it sent since that look.
+    bed.capture().take_report().map(drop)
 }
 
 /// Waits until node 2's agent has its record back, and all have followed.
@@ -272,6 +284,7 @@ fn own_forged(context: &Context) -> Result<()> {
         let node = bed.node(number);
         let genuine = record(&bed, node)?;
         let forged = with_value(&genuine, "mode", "host-network");
+        let _sender = to_strict(&bed, number)?;
         for text in [None, Some(without(&forged, "public-key"))] {
             node.kill_agent()?;
             forge(&bed, node, text.as_deref())?;
@@ -287,6 +300,7 @@ fn own_forged(context: &Context) -> Result<()> {
     }
     // Without a device, `auto` would be host-network mode; this node's disk knows better.
     let node = bed.node(2);
+    let sender = to_strict(&bed, 2)?;
     let forged = with_value(&record(&bed, node)?, "mode", "host-network");
     node.kill_agent()?;
     forge(&bed, node, Some(&forged))?;
@@ -295,7 +309,14 @@ fn own_forged(context: &Context) -> Result<()> {
     wait_status(node, "to be closed, for everybody", |status| {
         status.mode == "closed" && status.plaintext.is_empty()
     })?;
-    Ok(())
+    nothing_leaked(&bed, &[sender], "closed")
+}
+
+/// A pod sends to the strict node, which answers nothing in plaintext, whatever this node's record
+/// says meanwhile.
+fn to_strict(bed: &Testbed, from: u8) -> Result<Sender> {
+    let targets = bed.pod(1, 1).addresses();
+    bed.sender(bed.pod(from, 1).host(), &targets, &[Protocol::Udp], RATE)
 }
 
 /// Strict mode is each node's own: the one that declares host-network mode and is not strict sends
@@ -303,6 +324,9 @@ fn own_forged(context: &Context) -> Result<()> {
 fn strict_and_not(context: &Context) -> Result<()> {
     let bed = mesh(context)?;
     let (strict, declared) = (bed.node(1), bed.node(2));
+    // No connections, before there can be none: their ends at node 2 would be repeated from there,
+    // in the plaintext that it declares.
+    let datagrams = senders(&bed, 1, &[Protocol::Udp])?;
     declared.stop_agent()?;
     declared.set_agent_arguments(&["--lanes", "1", "--mode", "host-network"]);
     declared.start_agent()?;
@@ -311,8 +335,9 @@ fn strict_and_not(context: &Context) -> Result<()> {
         status.plaintext == ["node-1", "node-3"]
     })?;
     wait_status(strict, "a closed peer", |status| status.peers.closed == 1)?;
-    let frames = leaked(&bed, 1)?;
-    ensure!(frames == 0, "{frames} frames of the strict node");
+    nothing_leaked(&bed, &datagrams, "sent by the strict node")?;
+    let connections = senders(&bed, 1, &[Protocol::Tcp])?;
+    nothing_leaked(&bed, &connections, "sent by the strict node")?;
 
     let target = bed.pod(1, 1).addresses();
     let from = bed.pod(2, 1).host();

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::agent_view::CONVERGENCE;
 use podwire_testbed::{IpVersion, ProbeError, Protocol, until};
 
@@ -48,8 +48,9 @@ pub(crate) struct Seen {
     pub(crate) sight: Sight,
 }
 
-/// What every site sees over TCP and UDP, IPv4 and IPv6, once it is what it is expected to see: an
-/// agent follows the registry a moment later.
+/// What every site sees over TCP and UDP, IPv4 and IPv6, once it is what it is expected to see.
+/// Silence and errors are waited out, as errors are rare and sessions take a moment; an answer where
+/// none is expected is not, nor is anything that no fault has.
 pub(crate) fn see(scene: &Scene, expected: &[(Site, Sight)]) -> Result<Vec<Seen>> {
     thread::scope(|scope| {
         let mut asking = Vec::new();
@@ -93,10 +94,15 @@ fn sight_until(
     let version = IpVersion::of(target);
     let what = format!("{site:?} to see \"{expected}\" over {protocol} and {version}");
     let sight = until(CONVERGENCE, &what, || {
-        let sight = ask(scene, site, protocol, target)?;
-        ensure!(sight == expected, "it saw \"{sight}\"");
-        Ok(sight)
+        match ask(scene, site, protocol, target) {
+            Ok(sight) if sight != expected && sight != Sight::Answer => {
+                bail!("it saw \"{sight}\"")
+            }
+            other => Ok(other),
+        }
     })?;
+    let sight = sight.with_context(|| what.clone())?;
+    ensure!(sight == expected, "{what}: it saw \"{sight}\"");
     Ok(Seen {
         site,
         protocol,

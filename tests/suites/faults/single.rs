@@ -1,6 +1,7 @@
 //! Each fault alone: what it lets out, which is nothing, and what the sender sees.
 
 use anyhow::{Context as _, Result};
+use podwire_testbed::agent_view::wait_status;
 use podwire_testbed::suite::Context;
 
 use crate::fault::{self, Fault};
@@ -37,10 +38,26 @@ fn one(scene: &Scene, faults: Vec<Fault>) -> Result<Row> {
     scene.nothing_leaked().context("before it")?;
     fault::inflict(scene, &faults)?;
     scene.hold()?;
+    followed(scene, &faults)?;
     let seen = sight::see(scene, &expected(&faults))?;
     fault::heal(scene, &faults).context("healing it")?;
     scene.nothing_leaked()?;
     Ok(Row { faults, seen })
+}
+
+/// Waits until node 1 has followed the registry, where that is what the fault is about: it may
+/// answer until then, and not once after.
+fn followed(scene: &Scene, faults: &[Fault]) -> Result<()> {
+    let is_of_registry = |fault| {
+        matches!(
+            fault,
+            &Fault::RecordRemoved | &Fault::KeyRemoved | &Fault::NodeDeleted
+        )
+    };
+    if faults.iter().any(is_of_registry) {
+        wait_status(scene.node(), "no peer", |status| status.peers.total == 0)?;
+    }
+    Ok(())
 }
 
 /// What each site sees while these are in force; nothing for a site whose pod is gone, or where an

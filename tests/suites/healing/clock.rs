@@ -52,19 +52,11 @@ fn mesh(context: &Context, initiators: Initiators) -> Result<std::sync::Arc<Test
         node.set_clock(0)?;
     }
     if let Initiators::Node1 = initiators {
-        mute(bed.node(2))?;
+        bed.node(2).mute_initiations()?;
     }
     bed.start_agents()?;
     wait_whole(&bed)?;
     Ok(bed)
-}
-
-/// From now on no initiation leaves the node: type 1 is the first byte behind the UDP header.
-fn mute(node: &Node) -> Result<()> {
-    node.namespace().nft(
-        "table inet mute {\n  chain output {\n    type filter hook output priority 0;\n    \
-         udp sport 51880-51887 @th,64,8 1 drop\n  }\n}\n",
-    )
 }
 
 /// Sets the clock of a running or a future agent.

@@ -6,8 +6,14 @@ use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::agent_view::{CONVERGENCE, Status, get, status};
 use podwire_testbed::{Node, Protocol, Testbed, until};
 
-/// Waits until the node names a problem in all these words, in status and log, and counts it.
+/// Waits until the node names a problem in all these words, in status and the log of this run, and
+/// counts it.
 pub(crate) fn tells(node: &Node, words: &[&str]) -> Result<Status> {
+    tells_after(node, 0, words)
+}
+
+/// The same where the log may have said so before it had so many lines.
+pub(crate) fn tells_after(node: &Node, logged: usize, words: &[&str]) -> Result<Status> {
     let says = |text: &str| words.iter().all(|word| text.contains(word));
     let what = format!("{} to say {words:?}", node.name());
     let status = until(CONVERGENCE, &what, || {
@@ -17,8 +23,8 @@ pub(crate) fn tells(node: &Node, words: &[&str]) -> Result<Status> {
     })?;
     let log = node.log();
     ensure!(
-        log.lines().any(says),
-        "{words:?} are not in one line of {log}"
+        log.lines().skip(logged).any(says),
+        "{words:?} are not in one line after the first {logged} of {log}"
     );
     until(CONVERGENCE, "the problem to be counted", || {
         let (_, metrics) = get(node, "/metrics")?;

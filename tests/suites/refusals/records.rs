@@ -77,8 +77,9 @@ fn table(context: &Context, tables: &[&[Case]]) -> Result<()> {
         );
         let mut attack = honest.clone();
         (case.edit)(&mut attack);
+        let logged = [1, 2].map(|number| bed.node(number).log().lines().count());
         attack.publish(&bed)?;
-        refused(&bed, case).with_context(|| case.name)?;
+        refused(&bed, case, logged).with_context(|| case.name)?;
         bystanders.lost_nothing().with_context(|| case.name)?;
         before = Some(case);
         count += 1;
@@ -89,9 +90,10 @@ fn table(context: &Context, tables: &[&[Case]]) -> Result<()> {
     becomes_honest(&bed, &honest)
 }
 
-/// Both others say so in every way that they have, and go on with each other.
-fn refused(bed: &Testbed, case: &Case) -> Result<()> {
-    for node in [bed.node(1), bed.node(2)] {
+/// Both others say so in every way that they have, also in what they have logged since there were
+/// so many lines, and go on with each other.
+fn refused(bed: &Testbed, case: &Case, logged: [usize; 2]) -> Result<()> {
+    for (node, logged) in [bed.node(1), bed.node(2)].into_iter().zip(logged) {
         let status = wait_status(node, case.name, |status| {
             status.refusals.get(ATTACKER).is_some_and(|refused| {
                 refused.reason == case.reason && refused.message.contains(case.says)
@@ -113,12 +115,12 @@ fn refused(bed: &Testbed, case: &Case) -> Result<()> {
             node.name()
         );
         let log = node.log();
-        let told = |line: &&str| {
-            line.contains(&format!("reason={}", case.reason)) && line.contains(ATTACKER)
-        };
+        let reason = format!("reason={}", case.reason);
+        let words = [reason.as_str(), ATTACKER, case.says];
+        let mut lines = log.lines().skip(logged);
         ensure!(
-            log.lines().any(|line| told(&line)),
-            "the log says nothing: {log}"
+            lines.any(|line| words.iter().all(|word| line.contains(word))),
+            "{words:?} are not in one line after the first {logged} of {log}"
         );
         let (_, metrics) = get(node, "/metrics")?;
         let sample = format!("podwire_refused_nodes{{reason=\"{}\"}} 1", case.reason);

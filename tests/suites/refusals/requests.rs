@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::agent_view::{CONVERGENCE, METRICS, get, status};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Node, Topology, until};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 pub(crate) const TESTS: &[Test] = &[(
@@ -24,9 +26,12 @@ const READ_DEADLINE: Duration = Duration::from_secs(30);
 /// Connections of somebody who means no good: many times what a server keeps.
 const FLOOD: usize = 400;
 
-/// Descriptors that an agent may have beyond those that it had: 32 connections of each server, and
+/// Connections at a time of each server.
+const CONNECTIONS_MAX: usize = 32;
+
+/// Descriptors that an agent may have beyond those that it had: all connections of each server, and
 /// room for what opens and closes at any time.
-const DESCRIPTORS_MORE: usize = 2 * 32 + 16;
+const DESCRIPTORS_MORE: usize = 2 * CONNECTIONS_MAX + 16;
 
 /// Shorter than a connection may last: what heals by then heals in the flood.
 const HEALING: Duration = Duration::from_secs(8);
@@ -99,7 +104,14 @@ fn requests(context: &Context) -> Result<()> {
         ensure!(expected, "{request:?} was answered {said:?}");
     }
     tells_what_is_allowed(node)?;
-    for length in [64 << 10, 8 << 20] {
+    let longest = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(15 << 10));
+    let said = exchange(admin(node)?, longest.as_bytes())?;
+    ensure!(
+        said.starts_with("HTTP/1.1 404"),
+        "15 KiB were answered {said:?}"
+    );
+    // Read in pieces of 16 KiB at most, and no further than the first that has no end in it.
+    for length in [32 << 10, 8 << 20] {
         let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(length));
         for said in [
             exchange(admin(node)?, long.as_bytes())?,
@@ -180,6 +192,12 @@ fn flood(node: &Node, process: u32, before: usize) -> Result<()> {
         get(node, "/metrics")?.0.contains("200"),
         "no metrics in a flood"
     );
+    for open in [open(&askers)?, open(&scrapers)?] {
+        ensure!(
+            (1..=CONNECTIONS_MAX).contains(&open),
+            "{open} connections of a flood of {FLOOD} are open"
+        );
+    }
     node.namespace().nft("delete table inet podwire\n")?;
     until(HEALING, "the guard table in a flood", || {
         let arguments = ["list", "table", "inet", "podwire"];
@@ -192,6 +210,17 @@ fn flood(node: &Node, process: u32, before: usize) -> Result<()> {
     );
     drop((askers, scrapers));
     Ok(())
+}
+
+/// How many of these connections the agent has not ended.
+fn open(connections: &[impl AsFd]) -> Result<usize> {
+    let mut open = 0;
+    for connection in connections {
+        // An end, and what comes before it, can be read; nothing can from one that is asked to wait.
+        let mut ready = [PollFd::new(connection, PollFlags::IN)];
+        open += usize::from(poll(&mut ready, Some(&Timespec::default()))? == 0);
+    }
+    Ok(open)
 }
 
 /// How many descriptors a process has.

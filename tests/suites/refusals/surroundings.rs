@@ -11,7 +11,7 @@ use podwire_testbed::{
 };
 use rustix::io::Errno;
 
-use crate::closed::{nothing_passes, tells};
+use crate::closed::{nothing_passes, tells, tells_after};
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -190,8 +190,9 @@ fn no_ipv6(context: &Context) -> Result<()> {
         50,
     )?;
     connection.wait_for_more(50, CONVERGENCE)?;
+    let logged = node.log().lines().count();
     switch("podwire0", "1")?;
-    tells(node, &says)?;
+    tells_after(node, logged, &says)?;
     let target = bed.pod(2, 1).host().address(IpVersion::V6)?;
     let probe = bed.probe(bed.pod(1, 1).host(), Protocol::Udp, target);
     ensure!(probe.ask().is_err(), "IPv6 passes without IPv6");
@@ -237,8 +238,9 @@ fn no_forwarding(context: &Context) -> Result<()> {
     whole(&bed)?;
     // Of a node that works, one by one. Its peers notice nothing else.
     for (setting, remedy) in settings {
+        let logged = node.log().lines().count();
         node.namespace().sysctl(&[(setting, "0")])?;
-        let status = tells(node, &[remedy])?;
+        let status = tells_after(node, logged, &[remedy])?;
         ensure!(!status.ready, "{status:?}");
         node.namespace().sysctl(&[(setting, "1")])?;
         let well = |status: &Status| status.ready && status.problems.is_empty();
