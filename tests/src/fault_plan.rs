@@ -191,11 +191,14 @@ fn one(draw: &mut Draw, victims: &[u8], is_long: bool) -> Planned {
     }
 }
 
-/// Whether one of these faults would act on what another has taken away, or undo it. Any others go
-/// together: no two leave less than one guard.
+/// Whether one of these faults would act on what another has taken away, or undo it, or leave no
+/// guard with it. Any others go together: they leave at least one guard.
 fn conflict(faults: &[Planned]) -> bool {
     let mut pairs = (1..faults.len()).flat_map(|i| (0..i).map(move |j| (&faults[j], &faults[i])));
     pairs.any(|(one, other)| {
+        if one.node == other.node && one.fault.leaves_no_guard_with(other.fault) {
+            return true;
+        }
         let is_same = one.fault.subject() == other.fault.subject();
         is_same && one.fault.subject().is_some() && one.meets(other) && one.overlaps(other)
     })

@@ -61,6 +61,10 @@ pub enum Fault {
     MtuChanged,
     /// The registry's folder is renamed, and back later.
     RegistryAway,
+    /// All policy rules of protocol 119 are flushed.
+    RulesFlushed,
+    /// The wall clock is set an hour back or a year ahead, and right again later.
+    ClockSet,
 }
 
 /// What can be taken from a node only once at a time.
@@ -74,12 +78,14 @@ pub enum Subject {
     Registry,
     /// The MTU of its link.
     LinkMtu,
+    /// Its wall clock.
+    Clock,
 }
 
 impl Fault {
     /// All kinds, each as likely as any other. What is appended changes every plan: then the fixed
     /// seeds of `make test` are other plans too.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Killed,
         Self::Terminated,
         Self::Stopped,
@@ -108,6 +114,8 @@ impl Fault {
         Self::LaneBlocked,
         Self::MtuChanged,
         Self::RegistryAway,
+        Self::RulesFlushed,
+        Self::ClockSet,
     ];
 
     /// Whether it hits all nodes at once.
@@ -134,6 +142,7 @@ impl Fault {
                 | Self::TableFlushed
                 | Self::RuleDeleted
                 | Self::SettingsChanged
+                | Self::RulesFlushed
         )
     }
 
@@ -156,6 +165,7 @@ impl Fault {
             | Self::PodCidrChanged
             | Self::RegistryAway => Some(Subject::Registry),
             Self::MtuChanged => Some(Subject::LinkMtu),
+            Self::ClockSet => Some(Subject::Clock),
             Self::DeviceDeleted
             | Self::DeviceDown
             | Self::RoutesFlushed
@@ -163,12 +173,23 @@ impl Fault {
             | Self::TableFlushed
             | Self::RuleDeleted
             | Self::SettingsChanged
+            | Self::RulesFlushed
             | Self::Mute
             | Self::Deaf
             | Self::Blackholed
             | Self::Lossy
             | Self::LaneBlocked => None,
         }
+    }
+}
+
+impl Fault {
+    /// Whether the two together may leave a node without a guard, for as long as its agent is dead:
+    /// however long one is after the other.
+    pub(super) fn leaves_no_guard_with(self, other: Self) -> bool {
+        let is_of_table = |fault| matches!(fault, Self::TableFlushed | Self::RuleDeleted);
+        self == Self::RulesFlushed && is_of_table(other)
+            || other == Self::RulesFlushed && is_of_table(self)
     }
 }
 
@@ -203,6 +224,8 @@ impl fmt::Display for Fault {
             Self::LaneBlocked => "port of a lane blocked",
             Self::MtuChanged => "MTU changed",
             Self::RegistryAway => "registry away",
+            Self::RulesFlushed => "policy rules flushed",
+            Self::ClockSet => "clock set",
         })
     }
 }

@@ -3,13 +3,12 @@ use super::*;
 /// Enough seeds to meet every pair of kinds.
 const SEEDS: std::ops::Range<u64> = 0..2_000;
 
-const PLAN_OF_SEED_7: &str = "\
-the faults of seed 7:
-   2.4 s node-4: mute, for 10.8 s
-   2.4 s node-4: blackholed, for 6.0 s
-   2.7 s node-2: MTU changed, for 4.8 s
-   4.5 s node-4: device settings changed
-   5.2 s node-5: addresses flushed
+const PLAN_OF_SEED_7: &str = "the faults of seed 7:
+   1.1 s node-2: addresses flushed
+   2.6 s node-2: table flushed
+   2.7 s node-2: Node created again, for 4.8 s
+   5.2 s node-5: clock set, for 9.6 s
+   5.4 s node-5: pod CIDRs changed, for 4.0 s
    5.7 s all nodes: agents killed, for 6.8 s
 ";
 
@@ -90,6 +89,17 @@ fn what_is_taken_is_not_taken_again_before_it_is_back() {
     let away = planned(1, Fault::RegistryAway, 0, 3);
     assert!(conflict(&[away, planned(2, Fault::PodCidrChanged, 1, 1)]));
     assert!(!conflict(&[away, killed]));
+}
+
+#[test]
+fn rules_and_table_of_a_node_are_never_both_taken() {
+    let rules = planned(1, Fault::RulesFlushed, 0, 0);
+    for fault in [Fault::TableFlushed, Fault::RuleDeleted] {
+        assert!(conflict(&[rules, planned(1, fault, 5, 0)]));
+        assert!(conflict(&[planned(1, fault, 0, 0), rules]));
+        assert!(!conflict(&[rules, planned(2, fault, 5, 0)]));
+    }
+    assert!(!conflict(&[rules, planned(1, Fault::RoutesFlushed, 5, 0)]));
 }
 
 #[test]

@@ -19,10 +19,9 @@ use podwire_testbed::suite::{self, Case};
 /// Runs these seeds and no other: a number, or two with a hyphen between.
 const SEED_VARIABLE: &str = "PODWIRE_CHAOS_SEED";
 
-/// The seeds of `make test`, each of which found something: a lost confirmation of a session (25,
-/// and 79, whose faults last past WireGuard's timers), and an agent killed before it had kept whom
-/// it had sessions with (82). All three left ways unanswered for 15 s.
-const FIXED_SEEDS: [u64; 3] = [25, 79, 82];
+/// The seeds of `make test`: of any three of the soak's that have a clock that is set, flushed
+/// rules, and faults that last past WireGuard's timers, these meet the most kinds of faults: 27.
+const FIXED_SEEDS: [u64; 3] = [52, 123, 167];
 
 /// The seeds of `make soak`.
 const SOAK_SEEDS: RangeInclusive<u64> = 1..=200;
@@ -63,8 +62,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let is_whole_soak = seeds.iter().copied().eq(SOAK_SEEDS);
     let outcome = suite::run_cases(seeds.into_iter().map(case).collect(), AT_A_TIME);
-    match table::write() {
+    match table::write(is_whole_soak) {
         Ok(()) => outcome,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -12,7 +12,7 @@ use podwire_testbed::pulse::{IN_TIME, Pulse, Question, recovery};
 use podwire_testbed::suite::{self, Context};
 use podwire_testbed::{Protocol, Testbed, Topology, matrix, until};
 
-use crate::strike::{self, LANES};
+use crate::strike::{self, End, LANES};
 use crate::table::{self, Row};
 use crate::wellbeing::is_well;
 
@@ -91,7 +91,12 @@ fn mesh(context: &Context, plan: &FaultPlan) -> Result<Arc<Testbed>> {
         .nodes(fault_plan::NODES)
         .pods_per_node(1)
         .agent_arguments(&["--lanes", &lanes]);
-    let bed = context.mesh(&topology)?;
+    let bed = context.testbed(&topology)?;
+    for planned in plan.faults.iter().filter(|p| p.fault == Fault::ClockSet) {
+        // From its start on: one whose clock is the machine's cannot be told another one.
+        bed.node(planned.node).set_clock(0)?;
+    }
+    bed.start_agents()?;
     wait_peers(&bed)?;
     until(CONVERGENCE, "the mesh to be whole", || {
         matrix::all_reached(&bed.matrix().protocols(&[Protocol::Udp]).run())
@@ -133,7 +138,9 @@ fn strike_all(bed: &Arc<Testbed>, plan: &FaultPlan) -> Result<()> {
         let planned = &plan.faults[index];
         if !is_end {
             let begun = strike::begin(bed, planned);
-            under_way.insert(index, begun.with_context(|| format!("beginning{planned}"))?);
+            let begun = begun.with_context(|| format!("beginning{planned}"))?;
+            table::struck(planned.fault, !matches!(begun, End::Void));
+            under_way.insert(index, begun);
         } else if let Some(end) = under_way.remove(&index) {
             let ended = strike::end(bed, planned, end);
             ended.with_context(|| format!("ending{planned}"))?;

@@ -22,6 +22,9 @@ const LOSS_PERCENT: f64 = 20.0;
 const LINK_MTU: u16 = 1500;
 const SMALLER_LINK_MTU: u16 = 1400;
 
+/// Seconds by which a clock is wrong: an hour back, a year ahead.
+const CLOCKS: [i64; 2] = [-3600, 365 * 24 * 3600];
+
 /// Lanes of every agent.
 pub(crate) const LANES: u16 = 2;
 
@@ -29,6 +32,8 @@ pub(crate) const LANES: u16 = 2;
 pub(crate) enum End {
     /// By the agent, without our doing.
     ByItself,
+    /// It has not begun: an earlier fault has left nothing to act on.
+    Void,
     StartAgent,
     StartAllAgents,
     ResumeAgent,
@@ -43,6 +48,7 @@ pub(crate) enum End {
     Heal(Vec<ImpairmentId>),
     ReturnMtu,
     ReturnRegistry,
+    SetClockRight,
 }
 
 /// Begins a fault.
@@ -59,7 +65,12 @@ pub(crate) fn begin(bed: &Testbed, planned: &Planned) -> Result<End> {
         Fault::KeysLost => lose_keys(node),
         Fault::DeviceDeleted => Ok(hit(ip(node, "link delete podwire0"))),
         Fault::DeviceDown => Ok(hit(ip(node, "link set podwire0 down"))),
-        Fault::RoutesFlushed => Ok(hit(flush_routes(node))),
+        Fault::RoutesFlushed => Ok(hit(flush(node, &["route", "flush", "table", "all"]))),
+        Fault::RulesFlushed => Ok(hit(flush(node, &["rule", "flush"]))),
+        Fault::ClockSet => {
+            let seconds = CLOCKS[planned.choice as usize % CLOCKS.len()];
+            node.set_clock(seconds).map(|()| End::SetClockRight)
+        }
         Fault::AddressesFlushed => Ok(hit(ip(node, "address flush dev podwire0"))),
         Fault::TableFlushed => Ok(hit(node.namespace().nft("flush ruleset\n"))),
         Fault::RuleDeleted => Ok(hit(delete_rule(node, planned.choice))),
@@ -102,7 +113,8 @@ pub(crate) fn begin(bed: &Testbed, planned: &Planned) -> Result<End> {
 pub(crate) fn end(bed: &Testbed, planned: &Planned, end: End) -> Result<()> {
     let node = bed.node(planned.node);
     match end {
-        End::ByItself => Ok(()),
+        End::ByItself | End::Void => Ok(()),
+        End::SetClockRight => node.set_clock(0),
         End::StartAgent => node.start_agent(),
         End::StartAllAgents => bed.nodes().iter().try_for_each(Node::start_agent),
         End::ResumeAgent => node.resume_agent(),
@@ -180,14 +192,19 @@ fn ip(node: &Node, line: &str) -> Result<()> {
     node.namespace().ip(&[line.to_owned()])
 }
 
-/// A fault that the agent undoes. It is void where an earlier one has left nothing to act on.
-fn hit(_outcome: Result<()>) -> End {
-    End::ByItself
+/// A fault that the agent undoes. It is void where an earlier one has left nothing to act on; that
+/// no kind always is, is seen over all seeds.
+fn hit(outcome: Result<()>) -> End {
+    match outcome {
+        Ok(()) => End::ByItself,
+        Err(_) => End::Void,
+    }
 }
 
-fn flush_routes(node: &Node) -> Result<()> {
+/// Flushes what is of protocol 119 of a kind of object.
+fn flush(node: &Node, what: &[&str]) -> Result<()> {
     ["-4", "-6"].iter().try_for_each(|version| {
-        let arguments = [*version, "route", "flush", "table", "all", "proto", "119"];
+        let arguments = [&[*version], what, &["proto", "119"]].concat();
         node.namespace().output("ip", &arguments, "").map(drop)
     })
 }
@@ -247,7 +264,7 @@ fn spoil_record(bed: &Testbed, node: &Node, text: Option<&str>) -> Result<End> {
     let path = bed.directory().record_path(node.name());
     // A node that was created again, or lost its record, may not have written one yet.
     let Ok(before) = fs::read_to_string(&path) else {
-        return Ok(End::ByItself);
+        return Ok(End::Void);
     };
     match text {
         Some(text) => bed.directory().replace(&path, text)?,

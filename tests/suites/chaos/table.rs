@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
-use podwire_testbed::fault_plan::FaultPlan;
+use anyhow::{Result, ensure};
+use podwire_testbed::fault_plan::{Fault, FaultPlan};
 use podwire_testbed::results;
 
 use crate::run::Outcome;
@@ -36,6 +36,15 @@ impl Row {
     }
 }
 
+/// How often each kind of fault was made, and how often there was nothing to act on.
+static STRIKES: Mutex<BTreeMap<Fault, [usize; 2]>> = Mutex::new(BTreeMap::new());
+
+/// Counts a fault; whether it has hit anything.
+pub(crate) fn struck(fault: Fault, is_hit: bool) {
+    let mut strikes = STRIKES.lock().unwrap_or_else(PoisonError::into_inner);
+    strikes.entry(fault).or_default()[usize::from(!is_hit)] += 1;
+}
+
 /// Takes a row in.
 pub(crate) fn enter(row: Row) {
     let mut rows = ROWS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,7 +52,10 @@ pub(crate) fn enter(row: Row) {
 }
 
 /// Writes the table of all rows; nothing when no seed was run.
-pub(crate) fn write() -> Result<()> {
+///
+/// # Errors
+/// Also when all kinds of faults were to hit something, and one never did.
+pub(crate) fn write(must_all_hit: bool) -> Result<()> {
     let rows = ROWS.lock().unwrap_or_else(PoisonError::into_inner);
     if rows.is_empty() {
         return Ok(());
@@ -84,7 +96,24 @@ pub(crate) fn write() -> Result<()> {
             None => writeln!(text, "| {} | FAILED | | | | {} |", row.seed, row.faults),
         };
     }
-    results::write("chaos", &text).map(drop)
+    let strikes = STRIKES.lock().unwrap_or_else(PoisonError::into_inner);
+    text.push_str("\n| fault | hit | void, as nothing was left to act on |\n|---|---|---|\n");
+    for fault in Fault::ALL {
+        let [hit, void] = strikes.get(&fault).copied().unwrap_or_default();
+        let _ = writeln!(text, "| {fault} | {hit} | {void} |");
+    }
+    results::write("chaos", &text)?;
+    let missed = Fault::ALL.into_iter().filter(|fault| {
+        let strikes = strikes.get(fault);
+        strikes.is_none_or(|[hit, _]| *hit == 0)
+    });
+    let missed: Vec<_> = missed.map(|fault| fault.to_string()).collect();
+    ensure!(
+        !must_all_hit || missed.is_empty(),
+        "in no seed was anything hit by: {}",
+        missed.join(", ")
+    );
+    Ok(())
 }
 
 fn median(mut durations: Vec<Duration>) -> Option<Duration> {

@@ -49,8 +49,8 @@ pub(crate) struct Seen {
 }
 
 /// What every site sees over TCP and UDP, IPv4 and IPv6, once it is what it is expected to see.
-/// Silence and errors are waited out, as errors are rare and sessions take a moment; an answer where
-/// none is expected is not, nor is anything that no fault has.
+/// Silence and errors are waited out, as errors are rare and sessions take a moment; an answer
+/// where none is expected is not, nor is anything that no fault has.
 pub(crate) fn see(scene: &Scene, expected: &[(Site, Sight)]) -> Result<Vec<Seen>> {
     thread::scope(|scope| {
         let mut asking = Vec::new();

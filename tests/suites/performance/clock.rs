@@ -1,7 +1,7 @@
 //! A node whose clock is set: before a restart, and while its agent runs.
 //!
-//! Node 2 starts no handshake, so that node 1 gets no help: what is measured is how soon a handshake
-//! of its own is accepted.
+//! Node 2 starts no handshake, so that node 1 gets no help: what is measured is how soon a
+//! handshake of its own is accepted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -74,7 +74,11 @@ struct Row {
 }
 
 fn floods(context: &Context) -> Result<()> {
-    let topology = Topology::new().nodes(4).pods_per_node(2);
+    // One lane: with more, what is measured might use another one than what is flooded.
+    let topology = Topology::new()
+        .nodes(4)
+        .pods_per_node(2)
+        .agent_arguments(&["--lanes", "1"]);
     let bed = context.testbed(&topology)?;
     bed.start_agents()?;
     wait_peers(&bed)?;
@@ -259,7 +263,7 @@ fn report(rows: &[Row], through: Duration, before: ProcessMemory) -> String {
     };
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let mut text = format!(
-        "# Floods\n\nFour nodes, the flood and the measuring share {processors} processors; agents \
+        "# Floods\n\nFour nodes of one lane each, the flood and the measuring share {processors} processors; agents \
          are {profile}. Each flood lasts {} s; meanwhile two pods of other nodes exchange \
          {MEASURED_RATE} packets a second each way with the victim's pods. At up to {RATE} a second \
          they keep at least {KEPT_MIN} % (asserted); the rows above that rate show what is beyond.\n\n\

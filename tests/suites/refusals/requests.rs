@@ -216,7 +216,8 @@ fn flood(node: &Node, process: u32, before: usize) -> Result<()> {
 fn open(connections: &[impl AsFd]) -> Result<usize> {
     let mut open = 0;
     for connection in connections {
-        // An end, and what comes before it, can be read; nothing can from one that is asked to wait.
+        // An end, and what comes before it, can be read; nothing can from one that is asked to
+        // wait.
         let mut ready = [PollFd::new(connection, PollFlags::IN)];
         open += usize::from(poll(&mut ready, Some(&Timespec::default()))? == 0);
     }

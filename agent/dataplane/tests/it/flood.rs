@@ -118,7 +118,7 @@ fn what_else_comes_from_a_nodes_address_does_not_hold_the_node_back() {
 #[test]
 fn the_budget_is_one_for_all_lanes() {
     let mut network = Network::unconnected(&[2, 2]);
-    network.nodes[1].handshakes_per_second = 3;
+    network.nodes[1].handshakes_per_second = HANDSHAKES_PER_SECOND;
     network.publish();
     network.restart(1);
     let filter = network.lose(|_| true);
@@ -133,7 +133,7 @@ fn the_budget_is_one_for_all_lanes() {
         .map(|(_, transit)| transit.clone())
         .collect();
     assert_eq!(initiations.len(), 2);
-    for initiation in initiations.iter().cycle().take(6) {
+    for initiation in initiations.iter().cycle().take(500) {
         let lane = usize::from(initiation.destination.port() - BASE_PORT);
         let copy = (initiation.source, initiation.bytes.clone());
         network.inject_now(1, lane, &[copy]);
@@ -141,7 +141,7 @@ fn the_budget_is_one_for_all_lanes() {
     let counts = network.nodes[1].device.handshakes();
     assert_eq!(
         (counts.initiations_received, counts.cookie_replies_sent),
-        (6, 3)
+        (500, 300)
     );
 }
 
