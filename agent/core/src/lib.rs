@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! Node (annotations) --annotations::parse--> Record --claim--> desired_mesh --> DesiredMesh
-//! DesiredMesh + Underlay --desired_kernel--> desired Kernel
+//! [Link] + Underlay --underlay_links--> names of links
+//! DesiredMesh + Underlay + these --desired_kernel--> desired Kernel
 //! plan(observed Kernel, desired Kernel) --> [Change]
 //! ```
 #![forbid(unsafe_code)]
@@ -26,3 +27,4 @@ pub mod obstacles;
 pub mod plan;
 pub mod record;
 pub mod refusal;
+pub mod underlay_links;

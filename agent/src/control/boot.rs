@@ -1,6 +1,6 @@
 //! The guards of a boot: installed before anything else can fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use podwire_core::desired_kernel::{DeviceOptions, desired_kernel};
 use podwire_core::kernel::{Change, Guard, Underlay};
@@ -38,7 +38,7 @@ pub(super) async fn close(
         transmit_queue_length: 0,
         usable: false,
     };
-    let closed = desired_kernel(&mesh, &Underlay::new(), options).kernel;
+    let closed = desired_kernel(&mesh, &Underlay::new(), &BTreeSet::new(), options).kernel;
     let has_table = observed.guard != Guard::Missing;
     let wanted = |change: &&Change| {
         is_guard(change) && !(has_table && matches!(change, Change::InstallGuard(_)))

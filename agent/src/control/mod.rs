@@ -10,6 +10,7 @@ mod forwarding;
 mod generations;
 mod healing;
 mod incumbents;
+mod links;
 mod mode;
 mod obstacles;
 mod own_record;

@@ -100,12 +100,14 @@ impl Agent {
             path.in_use = self.in_use.contains(address);
         }
         let observed = self.netlink.observe().await?;
+        self.look_at_links(&mesh, &underlay).await?;
         let obstacle = self.netlink.obstacle();
         self.watch.complete();
         let encrypted = self.mode == ModeDecision::Declared(Mode::Encrypted);
         let desired = desired_kernel(
             &mesh,
             &underlay,
+            &self.underlay_links.guarded,
             DeviceOptions {
                 name: &self.config.device,
                 transmit_queue_length: TRANSMIT_QUEUE_LENGTH,
