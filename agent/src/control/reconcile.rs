@@ -99,7 +99,11 @@ impl Agent {
         for (address, path) in &mut underlay {
             path.in_use = self.in_use.contains(address);
         }
-        let observed = self.netlink.observe().await?;
+        let mut observed = self.netlink.observe().await?;
+        if self.is_device_lost() {
+            // One of its name is somebody else's work, and nobody reads it.
+            observed.device = None;
+        }
         self.look_at_links(&mesh, &underlay).await?;
         let obstacle = self.netlink.obstacle();
         self.watch.complete();
@@ -132,6 +136,14 @@ impl Agent {
         obstacle
             .filter(|_| encrypted)
             .map_or(Ok(()), |obstacle| Err(obstacle.into()))
+    }
+
+    /// Whether the lanes are without the device, whatever has its name: they have noticed, or the
+    /// kernel says that nobody reads it.
+    fn is_device_lost(&self) -> bool {
+        self.data_plane.as_ref().is_some_and(|data_plane| {
+            data_plane.has_lost_device() || self.netlink.device_in_use().is_none()
+        })
     }
 
     /// Guards first, then the data plane with its peers, then what leads packets into it.
@@ -212,6 +224,10 @@ impl Agent {
     async fn apply(&mut self, change: &Change) -> anyhow::Result<()> {
         debug!(?change, "changing the kernel");
         if let (Change::CreateDevice, Some(data_plane)) = (change, &mut self.data_plane) {
+            let in_use = self.netlink.device_in_use();
+            if let Some(in_use) = in_use.filter(|_| !data_plane.is_fresh()) {
+                return Err(in_use.into());
+            }
             // A data plane that has just started has made the device.
             data_plane.ensure_device()?;
         } else {
