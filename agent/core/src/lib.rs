@@ -18,6 +18,7 @@ pub mod damage;
 pub mod desired_kernel;
 pub mod endpoint_order;
 pub mod generation;
+pub mod held;
 pub mod kernel;
 pub mod key;
 pub mod mesh;

@@ -7,8 +7,9 @@ use std::time::Instant;
 use anyhow::Context as _;
 use podwire_core::desired_kernel::{DesiredKernel, DeviceOptions, desired_kernel, path_mtus};
 use podwire_core::endpoint_order::in_order;
+use podwire_core::held::held;
 use podwire_core::kernel::{Change, Guard, Kernel, RouteAction, Underlay};
-use podwire_core::mesh::{DesiredMesh, EncryptedPair, Pair, desired_mesh};
+use podwire_core::mesh::{DesiredMesh, EncryptedPair, OwnNode, Pair, desired_mesh};
 use podwire_core::node::NodeName;
 use podwire_core::plan::plan;
 use podwire_core::record::{ANNOTATION_PREFIX, Mode};
@@ -74,13 +75,10 @@ impl Agent {
     }
 
     async fn pass(&mut self) -> anyhow::Result<()> {
-        let own = self.own();
-        let checked = contradictions::check(&own, &self.config.policy.cluster_cidrs);
-        let is_lockout = matches!(checked, Err(Contradiction::NodeAddress { .. }));
-        self.problems
-            .configuration
-            .put(checked.err().map(|found| found.to_string()));
-        if is_lockout {
+        let mut own = self.own();
+        let last = self.shown.kernel.load_full();
+        let is_lockout = self.is_lockout(&mut own);
+        if is_lockout && last.guard == Guard::Missing {
             // Guards for such prefixes would cut the node itself off: what is in force stays.
             return Ok(());
         }
@@ -108,7 +106,7 @@ impl Agent {
         let obstacle = self.netlink.obstacle();
         self.watch.complete();
         let encrypted = self.mode == ModeDecision::Declared(Mode::Encrypted);
-        let desired = desired_kernel(
+        let mut desired = desired_kernel(
             &mesh,
             &underlay,
             &self.underlay_links.guarded,
@@ -118,6 +116,9 @@ impl Agent {
                 usable: encrypted && obstacle.is_none(),
             },
         );
+        if is_lockout {
+            desired.kernel = held(&last, desired.kernel);
+        }
         let reopened = reopened(self.mesh.as_deref(), &mesh);
         self.mesh = Some(Arc::clone(&mesh));
         self.shown.mesh.store(Some(Arc::clone(&mesh)));
@@ -136,6 +137,20 @@ impl Agent {
         obstacle
             .filter(|_| encrypted)
             .map_or(Ok(()), |obstacle| Err(obstacle.into()))
+    }
+
+    /// Whether an own address lies among the cluster's pods, as the registry tells. What else is
+    /// known of this node counts.
+    fn is_lockout(&mut self, own: &mut OwnNode) -> bool {
+        let cluster_cidrs = &self.config.policy.cluster_cidrs;
+        let checked = contradictions::check(own, cluster_cidrs);
+        let is_lockout = matches!(checked, Err(Contradiction::NodeAddress { .. }));
+        own.addresses
+            .retain(|address| contradictions::check_address(*address, cluster_cidrs).is_ok());
+        self.problems
+            .configuration
+            .put(checked.err().map(|found| found.to_string()));
+        is_lockout
     }
 
     /// Whether the lanes are without the device, whatever has its name: they have noticed, or the
