@@ -9,7 +9,7 @@ use podwire_core::node::NodeName;
 use podwire_core::plan::plan;
 use podwire_core::record::Mode;
 
-use super::reconcile::is_guard;
+use super::closing::is_guard;
 use crate::netlink::{self, Netlink};
 
 /// Closes the cluster's pod CIDRs, knowing nothing but the flags: a start that fails later, for a

@@ -3,6 +3,7 @@
 mod agent;
 mod boot;
 pub(crate) mod cleanup;
+mod closing;
 mod contradictions;
 mod data_plane;
 mod endpoints_in_use;

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use podwire_core::desired_kernel::{DesiredKernel, DeviceOptions, desired_kernel, path_mtus};
 use podwire_core::endpoint_order::in_order;
 use podwire_core::held::held;
-use podwire_core::kernel::{Change, Guard, Kernel, RouteAction, Underlay};
+use podwire_core::kernel::{Change, Guard, Kernel, Underlay};
 use podwire_core::mesh::{DesiredMesh, EncryptedPair, OwnNode, Pair, desired_mesh};
 use podwire_core::node::NodeName;
 use podwire_core::plan::plan;
@@ -18,6 +18,7 @@ use podwire_registry::registry::Published;
 use tracing::{debug, info, warn};
 
 use super::agent::{Agent, Cause};
+use super::closing::{closes_without_a_table, is_guard, is_guard_unread, needs_data_plane};
 use super::contradictions::{self, Contradiction};
 use super::data_plane::{DataPlane, DataPlaneInputs};
 use super::forwarding;
@@ -180,9 +181,9 @@ impl Agent {
         });
         self.guarded = kernel.guard != Guard::Missing;
         // Without a device to be had, there is no data plane to be started.
-        let prepared = blind || desired.kernel.device.is_none();
+        let has_device = !blind && desired.kernel.device.is_some();
         let done = self
-            .carry_out(&changes, &mut kernel, prepared, mesh, underlay)
+            .carry_out(&changes, &mut kernel, has_device, mesh, underlay)
             .await;
         self.healing
             .passed(kernel, &damage, done.is_ok(), Instant::now());
@@ -195,30 +196,35 @@ impl Agent {
         done
     }
 
-    /// Carries changes out, the data plane between those that close and the others, unless it is
-    /// `prepared`. `kernel` is then what they have made of it.
+    /// Carries changes out, the data plane between those that close and the others, where there is a
+    /// device for it. `kernel` is then what they have made of it. A data plane that runs learns its
+    /// peers in any case.
     async fn carry_out(
         &mut self,
         changes: &[Change],
         kernel: &mut Kernel,
-        mut prepared: bool,
+        has_device: bool,
         mesh: &DesiredMesh,
         underlay: &Underlay,
     ) -> anyhow::Result<()> {
-        let (mut failed, mut is_open) = (None, false);
+        let (mut failed, mut is_open, mut is_prepared) = (None, false, false);
         for change in changes {
-            if is_open && !is_guard(change) {
-                break;
+            if is_open && !closes_without_a_table(change, kernel) {
+                continue;
             }
-            if needs_data_plane(change) && !prepared {
+            if has_device && needs_data_plane(change) && !is_prepared {
                 self.prepare_data_plane(mesh, underlay)?;
-                prepared = true;
+                is_prepared = true;
             }
             let done = self.apply(change).await;
             if matches!(change, Change::InstallGuard(_)) {
+                let is_unread = done.as_ref().is_err_and(is_guard_unread);
+                if is_unread {
+                    kernel.guard = Guard::Altered;
+                }
                 // One guard is installed also where the other one cannot be; nothing else is.
-                is_open = done.is_err();
-                self.guarded |= done.is_ok();
+                is_open = done.is_err() && !is_unread;
+                self.guarded |= !is_open;
             }
             match (done, change) {
                 (Ok(()), _) => {
@@ -230,8 +236,11 @@ impl Agent {
                 (Err(error), _) => drop(failed.get_or_insert(error)),
             }
         }
-        if !prepared && !is_open {
+        if has_device && !is_open && !is_prepared {
             self.prepare_data_plane(mesh, underlay)?;
+        } else if !is_prepared && !mesh.own.pod_cidrs.is_empty() {
+            // Without them a peer might have been given what is this node's own.
+            self.tell_peers(mesh, underlay);
         }
         failed.map_or(Ok(()), Err)
     }
@@ -281,6 +290,12 @@ impl Agent {
             self.shown.device.store(Some(Arc::clone(started.device())));
             self.data_plane = Some(started);
         }
+        self.tell_peers(mesh, underlay);
+        Ok(())
+    }
+
+    /// Tells a data plane that runs its peers.
+    fn tell_peers(&mut self, mesh: &DesiredMesh, underlay: &Underlay) {
         if let Some(data_plane) = &self.data_plane {
             let device = data_plane.device();
             let peers = peer_configs(mesh, underlay);
@@ -288,7 +303,6 @@ impl Agent {
             let count = changes.added + changes.changed + changes.removed;
             self.progress.peer_changes += u64::try_from(count).unwrap_or(u64::MAX);
         }
-        Ok(())
     }
 
     /// Publishes the own record, if it differs from what the registry holds.
@@ -370,21 +384,6 @@ impl Agent {
             info!(peer = %name, "no peer any more");
         }
     }
-}
-
-/// Whether a change only ever closes: these may go before anything is known of the mesh.
-pub(super) const fn is_guard(change: &Change) -> bool {
-    matches!(
-        change,
-        Change::InstallGuard(_)
-            | Change::SetRoute(_, RouteAction::Unreachable)
-            | Change::AddRule(_)
-    )
-}
-
-/// Whether a change leads packets into the data plane, or takes its device.
-const fn needs_data_plane(change: &Change) -> bool {
-    !is_guard(change) && !matches!(change, Change::RemoveRoute(..))
 }
 
 fn own_annotations(annotations: &BTreeMap<String, String>) -> Vec<(&String, &String)> {

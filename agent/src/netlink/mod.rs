@@ -38,7 +38,7 @@ pub(crate) use self::error::{Error, has_net_admin};
 pub(crate) use self::guard::GuardCounters;
 pub(crate) use self::watch::Watch;
 
-use self::guard::Installed;
+use self::guard::{InstallError, Installed};
 use self::route::Routes;
 
 /// A connection to the kernel of the current network namespace, for one device.
@@ -246,12 +246,7 @@ impl Netlink {
     pub(crate) async fn apply(&mut self, change: &Change) -> Result<(), Error> {
         let name = || self.device_name.clone();
         match change {
-            Change::InstallGuard(table) => {
-                let installed =
-                    guard::install(table).map_err(|source| Error::guard("install", source))?;
-                self.installed = Some(installed);
-                Ok(())
-            }
+            Change::InstallGuard(table) => self.install_guard(table),
             Change::CreateDevice => Err(Error::CreateDevice { name: name() }),
             Change::SetDevice(device) => {
                 let index = self.existing_device().await?;
@@ -305,6 +300,20 @@ impl Netlink {
                         rule: *rule,
                         source,
                     })
+            }
+        }
+    }
+
+    fn install_guard(&mut self, table: &GuardTable) -> Result<(), Error> {
+        match guard::install(table) {
+            Ok(installed) => {
+                self.installed = Some(installed);
+                Ok(())
+            }
+            Err(InstallError::Refused(source)) => Err(Error::guard("install", source)),
+            Err(InstallError::Unread(source)) => {
+                self.installed = None;
+                Err(Error::GuardUnread { source })
             }
         }
     }
