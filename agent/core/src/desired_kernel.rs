@@ -62,13 +62,14 @@ pub enum UnroutableReason {
     },
 }
 
-/// The kernel state for this mesh on this underlay. While the own pod CIDRs are unknown it is the
-/// guards alone: a caller that finds routes of a predecessor waits for the registry before it
-/// plans.
+/// The kernel state for this mesh on this underlay, by whose links no packet for an own pod may
+/// leave. While the own pod CIDRs are unknown it is the guards alone: a caller that finds routes of
+/// a predecessor waits for the registry before it plans.
 #[must_use]
 pub fn desired_kernel(
     mesh: &DesiredMesh,
     underlay: &Underlay,
+    underlay_links: &BTreeSet<String>,
     device: DeviceOptions<'_>,
 ) -> DesiredKernel {
     let mut routes = unreachable_routes(mesh);
@@ -112,7 +113,13 @@ pub fn desired_kernel(
         } else {
             BTreeSet::new()
         },
-        guard: Guard::Installed(guard_table(mesh, underlay, device, host_network_cidrs)),
+        guard: Guard::Installed(GuardTable {
+            device: device.usable.then(|| device.name.to_owned()),
+            cluster_cidrs: mesh.policy.cluster_cidrs.iter().map(IpNet::trunc).collect(),
+            own_cidrs: mesh.own.pod_cidrs.iter().map(IpNet::trunc).collect(),
+            host_network_cidrs,
+            underlay_links: underlay_links.clone(),
+        }),
         routes,
         rules: rules(mesh),
     };
@@ -240,25 +247,6 @@ fn via_route(
             cidr: *cidr,
             address: *preferred,
         }),
-    }
-}
-
-fn guard_table(
-    mesh: &DesiredMesh,
-    underlay: &Underlay,
-    device: DeviceOptions<'_>,
-    host_network_cidrs: BTreeSet<IpNet>,
-) -> GuardTable {
-    let links = underlay
-        .values()
-        .map(|path| &path.link)
-        .filter(|link| *link != device.name);
-    GuardTable {
-        device: device.usable.then(|| device.name.to_owned()),
-        cluster_cidrs: mesh.policy.cluster_cidrs.iter().map(IpNet::trunc).collect(),
-        own_cidrs: mesh.own.pod_cidrs.iter().map(IpNet::trunc).collect(),
-        host_network_cidrs,
-        underlay_links: links.cloned().collect(),
     }
 }
 

@@ -235,7 +235,7 @@ pub struct GuardTable {
     pub own_cidrs: BTreeSet<IpNet>,
     /// Pod CIDRs of declared host-network peers, which may pass in plaintext.
     pub host_network_cidrs: BTreeSet<IpNet>,
-    /// Names of the links that carry the underlay: a packet for an own pod never leaves by one.
+    /// Names of the links that lead to other machines: a packet for an own pod never leaves by one.
     pub underlay_links: BTreeSet<String>,
 }
 

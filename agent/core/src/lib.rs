@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! Node (annotations) --annotations::parse--> Record --claim--> desired_mesh --> DesiredMesh
-//! DesiredMesh + Underlay --desired_kernel--> desired Kernel
+//! [Link] + Underlay --underlay_links--> names of links
+//! DesiredMesh + Underlay + these --desired_kernel--> desired Kernel
 //! plan(observed Kernel, desired Kernel) --> [Change]
 //! ```
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod damage;
 pub mod desired_kernel;
 pub mod endpoint_order;
 pub mod generation;
+pub mod held;
 pub mod kernel;
 pub mod key;
 pub mod mesh;
@@ -26,3 +28,4 @@ pub mod obstacles;
 pub mod plan;
 pub mod record;
 pub mod refusal;
+pub mod underlay_links;

@@ -13,6 +13,7 @@ use podwire_core::key::PublicKey;
 use podwire_core::mesh::{DesiredMesh, Incumbents, OwnNode, Pair};
 use podwire_core::node::{Node, NodeName};
 use podwire_core::record::{Mode, Record};
+use podwire_core::underlay_links::UnderlayLinks;
 use podwire_registry::directory::Directory;
 use podwire_registry::nodes::Nodes;
 use podwire_registry::registry::Registry;
@@ -74,6 +75,7 @@ pub(crate) struct Agent {
     kernel_due: Option<Instant>,
     pub(super) healing: Healing,
     pub(super) obstacles: Obstacles,
+    pub(super) underlay_links: UnderlayLinks,
     pub(super) registry: Registry,
     nodes_receiver: watch::Receiver<Arc<Nodes>>,
     watcher: JoinHandle<Infallible>,
@@ -118,10 +120,14 @@ impl Agent {
     /// (a port, a name, nftables) is shown and tried again, and the node stays closed meanwhile.
     pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
         let policy = &config.policy;
-        for address in contradictions::underlay_sources() {
-            contradictions::check_address(address, &policy.cluster_cidrs)?;
-        }
         let mut netlink = Netlink::open(&config.device)?;
+        match netlink.own_sources().await {
+            Ok(sources) => sources.into_iter().try_for_each(|address| {
+                contradictions::check_address(address, &policy.cluster_cidrs)
+            })?,
+            // The registry tells the own addresses later.
+            Err(error) => debug!(%error, "cannot look for the own addresses"),
+        }
         let closed = boot::close(&mut netlink, &config.node_name, policy, &config.device).await;
         let guarded = closed.is_ok();
         if let Err(error) = closed {
@@ -150,6 +156,7 @@ impl Agent {
             kernel_due: None,
             healing: Healing::default(),
             obstacles: Obstacles::default(),
+            underlay_links: UnderlayLinks::default(),
             registry,
             nodes_receiver,
             watcher: tokio::spawn(watcher.run()),

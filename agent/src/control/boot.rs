@@ -1,6 +1,6 @@
 //! The guards of a boot: installed before anything else can fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use podwire_core::desired_kernel::{DeviceOptions, desired_kernel};
 use podwire_core::kernel::{Change, Guard, Underlay};
@@ -9,7 +9,7 @@ use podwire_core::node::NodeName;
 use podwire_core::plan::plan;
 use podwire_core::record::Mode;
 
-use super::reconcile::is_guard;
+use super::closing::is_guard;
 use crate::netlink::{self, Netlink};
 
 /// Closes the cluster's pod CIDRs, knowing nothing but the flags: a start that fails later, for a
@@ -38,7 +38,7 @@ pub(super) async fn close(
         transmit_queue_length: 0,
         usable: false,
     };
-    let closed = desired_kernel(&mesh, &Underlay::new(), options).kernel;
+    let closed = desired_kernel(&mesh, &Underlay::new(), &BTreeSet::new(), options).kernel;
     let has_table = observed.guard != Guard::Missing;
     let wanted = |change: &&Change| {
         is_guard(change) && !(has_table && matches!(change, Change::InstallGuard(_)))

@@ -1,6 +1,6 @@
 //! Flags that contradict what is known of this node.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use podwire_core::mesh::OwnNode;
@@ -52,22 +52,6 @@ pub(crate) fn check_address(address: IpAddr, cluster_cidrs: &[IpNet]) -> Result<
         }),
         None => Ok(()),
     }
-}
-
-/// The addresses from which this node talks to the world, as the kernel would choose them; known
-/// before any registry is. Nothing is sent: connecting a UDP socket only asks for a route.
-pub(crate) fn underlay_sources() -> Vec<IpAddr> {
-    /// Documentation addresses (RFC 5737, RFC 3849): routed like any stranger's.
-    const STRANGERS: [(&str, &str); 2] = [
-        ("0.0.0.0:0", "203.0.113.1:9"),
-        ("[::]:0", "[2001:db8:ffff::1]:9"),
-    ];
-    let source = |(local, stranger): (&str, &str)| -> Option<IpAddr> {
-        let socket = UdpSocket::bind(local).ok()?;
-        socket.connect(stranger.parse::<SocketAddr>().ok()?).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    };
-    STRANGERS.into_iter().filter_map(source).collect()
 }
 
 #[cfg(test)]

@@ -100,8 +100,18 @@ impl DataPlane {
             .collect()
     }
 
-    /// Makes the TUN device anew if it is the planner's word that there is none; right after
-    /// [`Self::start`] there is one.
+    /// Whether the lanes have lost their device: one that has its name now is another.
+    pub(super) fn has_lost_device(&self) -> bool {
+        self.events.is_device_lost()
+    }
+
+    /// Whether the device was opened in this very pass.
+    pub(super) const fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Makes the TUN device anew, or takes over the one that somebody else made in its place, if it
+    /// is the planner's word that there is none; right after [`Self::start`] there is one.
     pub(super) fn ensure_device(&mut self) -> anyhow::Result<()> {
         if std::mem::replace(&mut self.fresh, false) {
             return Ok(());

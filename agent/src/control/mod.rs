@@ -3,6 +3,7 @@
 mod agent;
 mod boot;
 pub(crate) mod cleanup;
+mod closing;
 mod contradictions;
 mod data_plane;
 mod endpoints_in_use;
@@ -10,6 +11,7 @@ mod forwarding;
 mod generations;
 mod healing;
 mod incumbents;
+mod links;
 mod mode;
 mod obstacles;
 mod own_record;

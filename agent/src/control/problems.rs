@@ -46,6 +46,8 @@ pub(super) struct Problems {
     pub(super) reconcile: Problem,
     /// The state folder cannot be written.
     pub(super) state: Problem,
+    /// A link carries own pods and the underlay: it works, and one guard is lacking.
+    pub(super) shared_links: Problem,
     /// This node is in host-network mode for want of a TUN device: it works, and should not.
     pub(super) fallback: Option<String>,
 }
@@ -69,6 +71,7 @@ impl Problems {
             &self.publish,
             &self.reconcile,
             &self.state,
+            &self.shared_links,
         ]
         .into_iter()
         .filter_map(|problem| problem.0.clone())

@@ -7,8 +7,9 @@ use std::time::Instant;
 use anyhow::Context as _;
 use podwire_core::desired_kernel::{DesiredKernel, DeviceOptions, desired_kernel, path_mtus};
 use podwire_core::endpoint_order::in_order;
-use podwire_core::kernel::{Change, Guard, Kernel, RouteAction, Underlay};
-use podwire_core::mesh::{DesiredMesh, EncryptedPair, Pair, desired_mesh};
+use podwire_core::held::held;
+use podwire_core::kernel::{Change, Guard, Kernel, Underlay};
+use podwire_core::mesh::{DesiredMesh, EncryptedPair, OwnNode, Pair, desired_mesh};
 use podwire_core::node::NodeName;
 use podwire_core::plan::plan;
 use podwire_core::record::{ANNOTATION_PREFIX, Mode};
@@ -17,6 +18,7 @@ use podwire_registry::registry::Published;
 use tracing::{debug, info, warn};
 
 use super::agent::{Agent, Cause};
+use super::closing::{closes_without_a_table, is_guard, is_guard_unread, needs_data_plane};
 use super::contradictions::{self, Contradiction};
 use super::data_plane::{DataPlane, DataPlaneInputs};
 use super::forwarding;
@@ -74,13 +76,10 @@ impl Agent {
     }
 
     async fn pass(&mut self) -> anyhow::Result<()> {
-        let own = self.own();
-        let checked = contradictions::check(&own, &self.config.policy.cluster_cidrs);
-        let is_lockout = matches!(checked, Err(Contradiction::NodeAddress { .. }));
-        self.problems
-            .configuration
-            .put(checked.err().map(|found| found.to_string()));
-        if is_lockout {
+        let mut own = self.own();
+        let last = self.shown.kernel.load_full();
+        let is_lockout = self.is_lockout(&mut own);
+        if is_lockout && last.guard == Guard::Missing {
             // Guards for such prefixes would cut the node itself off: what is in force stays.
             return Ok(());
         }
@@ -99,19 +98,28 @@ impl Agent {
         for (address, path) in &mut underlay {
             path.in_use = self.in_use.contains(address);
         }
-        let observed = self.netlink.observe().await?;
+        let mut observed = self.netlink.observe().await?;
+        if self.is_device_lost() {
+            // One of its name is somebody else's work, and nobody reads it.
+            observed.device = None;
+        }
+        self.look_at_links(&mesh, &underlay).await?;
         let obstacle = self.netlink.obstacle();
         self.watch.complete();
         let encrypted = self.mode == ModeDecision::Declared(Mode::Encrypted);
-        let desired = desired_kernel(
+        let mut desired = desired_kernel(
             &mesh,
             &underlay,
+            &self.underlay_links.guarded,
             DeviceOptions {
                 name: &self.config.device,
                 transmit_queue_length: TRANSMIT_QUEUE_LENGTH,
                 usable: encrypted && obstacle.is_none(),
             },
         );
+        if is_lockout {
+            desired.kernel = held(&last, desired.kernel);
+        }
         let reopened = reopened(self.mesh.as_deref(), &mesh);
         self.mesh = Some(Arc::clone(&mesh));
         self.shown.mesh.store(Some(Arc::clone(&mesh)));
@@ -130,6 +138,28 @@ impl Agent {
         obstacle
             .filter(|_| encrypted)
             .map_or(Ok(()), |obstacle| Err(obstacle.into()))
+    }
+
+    /// Whether an own address lies among the cluster's pods, as the registry tells. What else is
+    /// known of this node counts.
+    fn is_lockout(&mut self, own: &mut OwnNode) -> bool {
+        let cluster_cidrs = &self.config.policy.cluster_cidrs;
+        let checked = contradictions::check(own, cluster_cidrs);
+        let is_lockout = matches!(checked, Err(Contradiction::NodeAddress { .. }));
+        own.addresses
+            .retain(|address| contradictions::check_address(*address, cluster_cidrs).is_ok());
+        self.problems
+            .configuration
+            .put(checked.err().map(|found| found.to_string()));
+        is_lockout
+    }
+
+    /// Whether the lanes are without the device, whatever has its name: they have noticed, or the
+    /// kernel says that nobody reads it.
+    fn is_device_lost(&self) -> bool {
+        self.data_plane.as_ref().is_some_and(|data_plane| {
+            data_plane.has_lost_device() || self.netlink.device_in_use().is_none()
+        })
     }
 
     /// Guards first, then the data plane with its peers, then what leads packets into it.
@@ -151,9 +181,9 @@ impl Agent {
         });
         self.guarded = kernel.guard != Guard::Missing;
         // Without a device to be had, there is no data plane to be started.
-        let prepared = blind || desired.kernel.device.is_none();
+        let has_device = !blind && desired.kernel.device.is_some();
         let done = self
-            .carry_out(&changes, &mut kernel, prepared, mesh, underlay)
+            .carry_out(&changes, &mut kernel, has_device, mesh, underlay)
             .await;
         self.healing
             .passed(kernel, &damage, done.is_ok(), Instant::now());
@@ -166,30 +196,35 @@ impl Agent {
         done
     }
 
-    /// Carries changes out, the data plane between those that close and the others, unless it is
-    /// `prepared`. `kernel` is then what they have made of it.
+    /// Carries changes out, the data plane between those that close and the others, where there is a
+    /// device for it. `kernel` is then what they have made of it. A data plane that runs learns its
+    /// peers in any case.
     async fn carry_out(
         &mut self,
         changes: &[Change],
         kernel: &mut Kernel,
-        mut prepared: bool,
+        has_device: bool,
         mesh: &DesiredMesh,
         underlay: &Underlay,
     ) -> anyhow::Result<()> {
-        let (mut failed, mut is_open) = (None, false);
+        let (mut failed, mut is_open, mut is_prepared) = (None, false, false);
         for change in changes {
-            if is_open && !is_guard(change) {
-                break;
+            if is_open && !closes_without_a_table(change, kernel) {
+                continue;
             }
-            if needs_data_plane(change) && !prepared {
+            if has_device && needs_data_plane(change) && !is_prepared {
                 self.prepare_data_plane(mesh, underlay)?;
-                prepared = true;
+                is_prepared = true;
             }
             let done = self.apply(change).await;
             if matches!(change, Change::InstallGuard(_)) {
+                let is_unread = done.as_ref().is_err_and(is_guard_unread);
+                if is_unread {
+                    kernel.guard = Guard::Altered;
+                }
                 // One guard is installed also where the other one cannot be; nothing else is.
-                is_open = done.is_err();
-                self.guarded |= done.is_ok();
+                is_open = done.is_err() && !is_unread;
+                self.guarded |= !is_open;
             }
             match (done, change) {
                 (Ok(()), _) => {
@@ -201,8 +236,11 @@ impl Agent {
                 (Err(error), _) => drop(failed.get_or_insert(error)),
             }
         }
-        if !prepared && !is_open {
+        if has_device && !is_open && !is_prepared {
             self.prepare_data_plane(mesh, underlay)?;
+        } else if !is_prepared && !mesh.own.pod_cidrs.is_empty() {
+            // Without them a peer might have been given what is this node's own.
+            self.tell_peers(mesh, underlay);
         }
         failed.map_or(Ok(()), Err)
     }
@@ -210,6 +248,10 @@ impl Agent {
     async fn apply(&mut self, change: &Change) -> anyhow::Result<()> {
         debug!(?change, "changing the kernel");
         if let (Change::CreateDevice, Some(data_plane)) = (change, &mut self.data_plane) {
+            let in_use = self.netlink.device_in_use();
+            if let Some(in_use) = in_use.filter(|_| !data_plane.is_fresh()) {
+                return Err(in_use.into());
+            }
             // A data plane that has just started has made the device.
             data_plane.ensure_device()?;
         } else {
@@ -248,6 +290,12 @@ impl Agent {
             self.shown.device.store(Some(Arc::clone(started.device())));
             self.data_plane = Some(started);
         }
+        self.tell_peers(mesh, underlay);
+        Ok(())
+    }
+
+    /// Tells a data plane that runs its peers.
+    fn tell_peers(&mut self, mesh: &DesiredMesh, underlay: &Underlay) {
         if let Some(data_plane) = &self.data_plane {
             let device = data_plane.device();
             let peers = peer_configs(mesh, underlay);
@@ -255,7 +303,6 @@ impl Agent {
             let count = changes.added + changes.changed + changes.removed;
             self.progress.peer_changes += u64::try_from(count).unwrap_or(u64::MAX);
         }
-        Ok(())
     }
 
     /// Publishes the own record, if it differs from what the registry holds.
@@ -337,21 +384,6 @@ impl Agent {
             info!(peer = %name, "no peer any more");
         }
     }
-}
-
-/// Whether a change only ever closes: these may go before anything is known of the mesh.
-pub(super) const fn is_guard(change: &Change) -> bool {
-    matches!(
-        change,
-        Change::InstallGuard(_)
-            | Change::SetRoute(_, RouteAction::Unreachable)
-            | Change::AddRule(_)
-    )
-}
-
-/// Whether a change leads packets into the data plane, or takes its device.
-const fn needs_data_plane(change: &Change) -> bool {
-    !is_guard(change) && !matches!(change, Change::RemoveRoute(..))
 }
 
 fn own_annotations(annotations: &BTreeMap<String, String>) -> Vec<(&String, &String)> {

@@ -201,20 +201,20 @@ pub(super) async fn remove(handle: &Handle, index: u32) -> io::Result<()> {
 
 /// The addresses of a link.
 pub(super) async fn addresses(handle: &Handle, index: u32) -> io::Result<BTreeSet<IpNet>> {
-    let all = dump(
-        handle,
-        RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-    )
-    .await?;
-    Ok(all
-        .iter()
-        .filter_map(|message| match message {
-            RouteNetlinkMessage::NewAddress(address) if address.header.index == index => {
-                network(address)
-            }
-            _ => None,
-        })
-        .collect())
+    let all = all_addresses(handle).await?.into_iter();
+    let of_link = all.filter(|(link, _)| *link == index);
+    Ok(of_link.map(|(_, network)| network).collect())
+}
+
+/// All addresses, each with the index of its link.
+pub(super) async fn all_addresses(handle: &Handle) -> io::Result<Vec<(u32, IpNet)>> {
+    let query = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let all = dump(handle, query).await?;
+    let addresses = all.iter().filter_map(|message| match message {
+        RouteNetlinkMessage::NewAddress(address) => Some((address.header.index, network(address)?)),
+        _ => None,
+    });
+    Ok(addresses.collect())
 }
 
 fn network(message: &AddressMessage) -> Option<IpNet> {

@@ -120,6 +120,15 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    /// The guard table was installed, and what the kernel made of it was not seen.
+    #[error(
+        "the nftables table inet podwire is in force and cannot be read back, so that a change of \
+         it would not be noticed: does something change nftables without end?"
+    )]
+    GuardUnread {
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl Error {

@@ -62,18 +62,32 @@ pub(super) struct Installed {
 /// Everything in the table but handles, use counts and counter values.
 type Fingerprint = Vec<Vec<u8>>;
 
+/// How far an installation came.
+#[derive(Debug)]
+pub(super) enum InstallError {
+    /// What was in force before still is.
+    Refused(io::Error),
+    /// The table is in force, and nobody has seen it.
+    Unread(io::Error),
+}
+
 /// Replaces the whole table in one transaction; the counters go on from where they were.
-pub(super) fn install(table: &GuardTable) -> io::Result<Installed> {
-    let mut nftables = Nftables::open()?;
-    let counted = read_counters(&mut nftables)?;
-    nftables.transaction(ruleset::replace(table, counted))?;
-    let (generation, dumped) = consistent(&mut nftables)?;
-    let fingerprint = dumped.ok_or(io::ErrorKind::NotFound)?;
+pub(super) fn install(table: &GuardTable) -> Result<Installed, InstallError> {
+    let mut nftables = replace(table).map_err(InstallError::Refused)?;
+    let (generation, dumped) = consistent(&mut nftables).map_err(InstallError::Unread)?;
+    let fingerprint = dumped.ok_or_else(|| InstallError::Unread(io::ErrorKind::NotFound.into()))?;
     Ok(Installed {
         table: table.clone(),
         fingerprint,
         generation,
     })
+}
+
+fn replace(table: &GuardTable) -> io::Result<Nftables> {
+    let mut nftables = Nftables::open()?;
+    let counted = read_counters(&mut nftables)?;
+    nftables.transaction(ruleset::replace(table, counted))?;
+    Ok(nftables)
 }
 
 /// Compares what is in the kernel with what was installed.

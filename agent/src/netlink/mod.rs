@@ -13,6 +13,7 @@ mod error;
 mod exchange;
 mod foreign;
 mod guard;
+mod links;
 mod nftables;
 mod route;
 mod rule;
@@ -24,10 +25,12 @@ mod watch;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use podwire_core::kernel::{
     Change, Device, Guard, GuardTable, Kernel, RouteAction, Rule, Underlay,
 };
 use podwire_core::obstacles::Foreign;
+use podwire_core::underlay_links::Link;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
@@ -35,7 +38,7 @@ pub(crate) use self::error::{Error, has_net_admin};
 pub(crate) use self::guard::GuardCounters;
 pub(crate) use self::watch::Watch;
 
-use self::guard::Installed;
+use self::guard::{InstallError, Installed};
 use self::route::Routes;
 
 /// A connection to the kernel of the current network namespace, for one device.
@@ -203,6 +206,36 @@ impl Netlink {
             })
     }
 
+    /// The links of this node, with what routes of others beside ours, as [`Self::observe`] saw
+    /// them, say of the pods of `own`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`].
+    pub(crate) async fn links(&self, own: &[IpNet]) -> Result<Vec<Link>, Error> {
+        links::links(&self.handle, &self.routes, own)
+            .await
+            .map_err(|source| Error::Read {
+                what: "the links",
+                source,
+            })
+    }
+
+    /// The addresses of this node from which it would talk to strangers; known before any registry
+    /// is. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`].
+    pub(crate) async fn own_sources(&self) -> Result<Vec<IpAddr>, Error> {
+        links::own_sources(&self.handle, &self.device_name)
+            .await
+            .map_err(|source| Error::Read {
+                what: "the routes to strangers",
+                source,
+            })
+    }
+
     /// Carries out one change. Each is idempotent. A route is replaced with no moment in between
     /// without one; the guard table likewise.
     ///
@@ -214,12 +247,7 @@ impl Netlink {
     pub(crate) async fn apply(&mut self, change: &Change) -> Result<(), Error> {
         let name = || self.device_name.clone();
         match change {
-            Change::InstallGuard(table) => {
-                let installed =
-                    guard::install(table).map_err(|source| Error::guard("install", source))?;
-                self.installed = Some(installed);
-                Ok(())
-            }
+            Change::InstallGuard(table) => self.install_guard(table),
             Change::CreateDevice => Err(Error::CreateDevice { name: name() }),
             Change::SetDevice(device) => {
                 let index = self.existing_device().await?;
@@ -277,6 +305,20 @@ impl Netlink {
         }
     }
 
+    fn install_guard(&mut self, table: &GuardTable) -> Result<(), Error> {
+        match guard::install(table) {
+            Ok(installed) => {
+                self.installed = Some(installed);
+                Ok(())
+            }
+            Err(InstallError::Refused(source)) => Err(Error::guard("install", source)),
+            Err(InstallError::Unread(source)) => {
+                self.installed = None;
+                Err(Error::GuardUnread { source })
+            }
+        }
+    }
+
     /// What the guards have stopped.
     ///
     /// # Errors
@@ -290,7 +332,7 @@ impl Netlink {
         guard::counters().map_err(|source| Error::guard("read", source))
     }
 
-    fn address_error(&self, address: ipnet::IpNet, source: std::io::Error) -> Error {
+    fn address_error(&self, address: IpNet, source: std::io::Error) -> Error {
         Error::Address {
             address,
             name: self.device_name.clone(),

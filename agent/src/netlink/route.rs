@@ -1,7 +1,7 @@
 //! Routes of protocol 119 in the two tables that have them, and whose else's stand where ours
 //! should.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -42,12 +42,24 @@ pub(super) struct Raw {
     pub(super) kind: RouteType,
     /// The one link that it leaves by.
     pub(super) link: Option<u32>,
+    /// Whether a router is next.
+    has_gateway: bool,
+}
+
+impl Raw {
+    /// The link on which what it leads to are neighbours.
+    pub(super) fn neighbours_on(self) -> Option<u32> {
+        let is_direct = self.kind == RouteType::Unicast && !self.has_gateway;
+        self.link.filter(|_| is_direct)
+    }
 }
 
 /// The routes of the tables that ours are in, as last dumped and changed since.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     occupants: BTreeMap<RouteKey, Occupants>,
+    /// Indexes of the links by which default routes of the main table leave.
+    defaults: BTreeSet<u32>,
 }
 
 impl Routes {
@@ -72,12 +84,20 @@ impl Routes {
     }
 
     fn note(&mut self, key: RouteKey, route: RouteMessage) {
+        if key.table == Table::Main && key.destination.prefix_len() == 0 {
+            self.defaults.extend(links(&route));
+        }
         let occupants = self.occupants.entry(key).or_default();
         if u8::from(route.header.protocol) == ROUTE_PROTOCOL {
             occupants.own.push(route);
         } else {
             occupants.foreign.get_or_insert_with(|| raw(&route));
         }
+    }
+
+    /// Whether a default route leaves by this link.
+    pub(super) fn has_default(&self, link: u32) -> bool {
+        self.defaults.contains(&link)
     }
 
     /// The routes of others.
@@ -215,18 +235,35 @@ pub(super) async fn read_table(
 
 /// What is kept of somebody else's route.
 pub(super) fn raw(route: &RouteMessage) -> Raw {
-    let link = route
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Oif(index) => Some(*index),
-            _ => None,
-        });
-    Raw {
+    let mut raw = Raw {
         protocol: u8::from(route.header.protocol),
         kind: route.header.kind,
-        link,
+        link: None,
+        has_gateway: false,
+    };
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => raw.link = Some(*index),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => raw.has_gateway = true,
+            _ => {}
+        }
     }
+    raw
+}
+
+/// Every link that a route leaves by.
+fn links(route: &RouteMessage) -> Vec<u32> {
+    let mut links = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => links.push(*index),
+            RouteAttribute::MultiPath(hops) => {
+                links.extend(hops.iter().map(|hop| hop.interface_index));
+            }
+            _ => {}
+        }
+    }
+    links
 }
 
 async fn write(handle: &Handle, route: &RouteMessage, flag: u16) -> io::Result<()> {
@@ -268,7 +305,7 @@ pub(super) fn destination_and_metric(route: &RouteMessage) -> Option<(IpNet, u32
 }
 
 /// The address in a route attribute, if it is one.
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some((*v4).into()),
         RouteAddress::Inet6(v6) => Some((*v6).into()),

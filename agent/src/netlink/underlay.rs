@@ -90,7 +90,10 @@ fn mtu_ipv6(families: &[AfSpecUnspec]) -> Option<u32> {
 }
 
 /// The route that a packet of this node's own to `destination` takes now.
-async fn route_to(handle: &Handle, destination: IpAddr) -> io::Result<Option<RouteMessage>> {
+pub(super) async fn route_to(
+    handle: &Handle,
+    destination: IpAddr,
+) -> io::Result<Option<RouteMessage>> {
     let mut query = RouteMessage::default();
     let (family, length, address) = match destination {
         IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),

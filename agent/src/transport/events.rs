@@ -31,6 +31,8 @@ struct Pending {
     events: TransportEvents,
     /// Which of the transport's devices is in use: the loss of an earlier one is old news.
     device: u64,
+    /// Whether that one is lost, taken or not.
+    is_lost: bool,
 }
 
 impl EventQueue {
@@ -57,6 +59,12 @@ impl EventQueue {
         let mut pending = self.lock();
         pending.device = device;
         pending.events.device_lost = false;
+        pending.is_lost = false;
+    }
+
+    /// Whether the lanes have no device, or one that is gone.
+    pub(crate) fn is_device_lost(&self) -> bool {
+        self.lock().is_lost
     }
 
     /// A lane found that its queue's device is gone.
@@ -64,6 +72,7 @@ impl EventQueue {
         let mut pending = self.lock();
         if pending.device == device {
             pending.events.device_lost = true;
+            pending.is_lost = true;
             drop(pending);
             self.wake.notify_one();
         }
@@ -119,8 +128,12 @@ mod tests {
         queue.device_replaced(1);
         queue.device_lost(0);
         assert_eq!(queue.take(), TransportEvents::default());
+        assert!(!queue.is_device_lost());
         queue.device_lost(1);
         assert!(next(&queue).device_lost);
+        assert!(queue.is_device_lost(), "lost until it is replaced");
+        queue.device_replaced(2);
+        assert!(!queue.is_device_lost());
     }
 
     #[test]

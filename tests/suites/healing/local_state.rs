@@ -17,6 +17,10 @@ pub(crate) const TESTS: &[Test] = &[
         each_damage,
     ),
     (
+        "a_device_that_somebody_makes_anew_is_taken_over_with_one_line",
+        made_anew,
+    ),
+    (
         "somebody_who_flushes_every_second_gets_no_storm",
         flushed_every_second,
     ),
@@ -151,6 +155,16 @@ fn each_damage(context: &Context) -> Result<()> {
     }
     matrix::all_reached(&bed.matrix().run())?;
     follows_the_registry(&bed)
+}
+
+/// Within the settling time, so that the agent finds a sound device of its name that no lane reads.
+fn made_anew(context: &Context) -> Result<()> {
+    const ANEW: &str = "ip link delete podwire0; ip tuntap add podwire0 mode tun multi_queue";
+    let (bed, whole) = mesh(context)?;
+    damaged(bed.node(1), &whole[0], ANEW, "device missing")?;
+    until(CONVERGENCE, "the lanes to read the device", || {
+        matrix::all_reached(&bed.matrix().run())
+    })
 }
 
 /// One damage: whole again, one line more, and no other warning.

@@ -5,6 +5,7 @@ mod clock;
 mod crash;
 mod leftovers;
 mod local_state;
+mod lockout;
 mod obstacles;
 mod processor;
 mod reboot;
@@ -16,12 +17,13 @@ use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
     // The longest first, so that nothing waits for it at the end.
-    let suites: [&[Test]; 6] = [
+    let suites: [&[Test]; 7] = [
         clock::TESTS,
         crash::TESTS,
         local_state::TESTS,
         state_folder::TESTS,
         leftovers::TESTS,
+        lockout::TESTS,
         obstacles::TESTS,
     ];
     suite::run(suites.concat())

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::agent_view::{CONVERGENCE, status, wait_whole};
+use podwire_testbed::agent_view::{CONVERGENCE, drops, status, wait_whole};
 use podwire_testbed::kernel_state::KernelState;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{IpVersion, Node, Protocol, Testbed, Topology, matrix, until};
@@ -16,7 +16,7 @@ pub(crate) const TESTS: &[Test] = &[(
 )];
 
 /// What others set up on node 1, and how it is named; nothing leads to a host that exists.
-const IN_THE_WAY: [(&str, &str); 5] = [
+const IN_THE_WAY: [(&str, &str); 6] = [
     (
         "route add 10.244.2.0/24 via 192.0.2.99 table 119 metric 7 proto static",
         "route 10.244.2.0/24 metric 7 by eth0 of protocol 4, in table 119",
@@ -37,6 +37,19 @@ const IN_THE_WAY: [(&str, &str); 5] = [
         "-6 rule add priority 101 to fd00:10:244:2::/64 prohibit",
         "IPv6 rule 101 that refuses",
     ),
+    (
+        "route add 10.244.1.128/25 via 198.51.100.1 dev eth1 proto static",
+        "route 10.244.1.128/25 metric 0 by eth1 of protocol 4",
+    ),
+];
+
+/// Another way out of node 1, to which no peer, no default route and no record lead.
+const OTHER_WAY_OUT: [&str; 5] = [
+    "link add eth1 type veth peer name eth1-far",
+    "link set eth1-far up",
+    "link set eth1 up",
+    "address add 198.51.100.11/24 dev eth1",
+    "neighbor add 198.51.100.1 lladdr 02:00:00:00:00:01 dev eth1",
 ];
 
 /// What others may well have, and what is in nobody's way: the main table is not asked.
@@ -130,6 +143,13 @@ fn named_and_untouched(context: &Context) -> Result<()> {
     let bed = context.mesh(&Topology::new().nodes(2).pods_per_node(1))?;
     wait_whole(&bed)?;
     let node = bed.node(1);
+    ip(node, &OTHER_WAY_OUT.map(str::to_owned))?;
+    until(CONVERGENCE, "the other way out to be guarded", || {
+        let set = ["list", "set", "inet", "podwire", "underlay_links"];
+        let set = node.namespace().output("nft", &set, "")?;
+        ensure!(set.contains("\"eth1\""), "{set}");
+        Ok(())
+    })?;
     let whole = KernelState::of(node)?;
     ip(node, &HARMLESS.map(str::to_owned))?;
     wait_named(node, &[])?;
@@ -178,7 +198,23 @@ fn nothing_passes(bed: &Testbed) -> Result<()> {
         let answer = probe.timeout(Duration::from_secs(1)).ask();
         ensure!(answer.is_err(), "{target} answered past foreign routes");
     }
-    Ok(())
+    // Nobody has this address of node 1's pods, and another machine would be asked for it.
+    let refused = egress_refused(bed.node(1))?;
+    let absent = "10.244.1.200".parse()?;
+    let probe = bed.probe(bed.node(1).host(), Protocol::Udp, absent);
+    let answer = probe.timeout(Duration::from_secs(1)).ask();
+    ensure!(answer.is_err(), "{absent} answered");
+    until(CONVERGENCE, "the refusal to be counted", || {
+        let now = egress_refused(bed.node(1))?;
+        ensure!(now > refused, "{now} refused");
+        Ok(())
+    })
+}
+
+/// What the egress guard has refused.
+fn egress_refused(node: &Node) -> Result<u64> {
+    let drops = drops(node)?;
+    Ok(drops.get("guard-egress").copied().unwrap_or_default())
 }
 
 /// Somebody puts a route of its own in the very place of one of ours.

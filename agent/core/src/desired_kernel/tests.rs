@@ -87,6 +87,10 @@ fn underlay(paths: &[(&str, &str, bool, u32)]) -> Underlay {
     paths.iter().map(path).collect()
 }
 
+fn links() -> BTreeSet<String> {
+    ["eth0".to_owned()].into()
+}
+
 fn traffic(desired: &DesiredKernel) -> Vec<(String, &RouteAction)> {
     let of = |table| {
         let routes = desired.kernel.routes.iter();
@@ -127,7 +131,7 @@ fn guard(desired: &DesiredKernel) -> &GuardTable {
 
 #[test]
 fn own_pods_are_looked_up_in_the_main_table_and_the_clusters_in_the_peers_or_nowhere() {
-    let desired = desired_kernel(&mesh([]), &Underlay::new(), DEVICE);
+    let desired = desired_kernel(&mesh([]), &Underlay::new(), &links(), DEVICE);
     let rules: Vec<String> = desired
         .kernel
         .rules
@@ -151,7 +155,7 @@ fn own_pods_are_looked_up_in_the_main_table_and_the_clusters_in_the_peers_or_now
 fn there_is_no_rule_until_the_own_pods_are_known() {
     let mut mesh = mesh([]);
     mesh.own.pod_cidrs.clear();
-    let desired = desired_kernel(&mesh, &Underlay::new(), DEVICE);
+    let desired = desired_kernel(&mesh, &Underlay::new(), &links(), DEVICE);
     assert_eq!(desired.kernel.rules, BTreeSet::new());
     assert!(!desired.kernel.routes.is_empty(), "the covers");
 }
@@ -167,7 +171,7 @@ fn an_encrypted_peer_is_reached_by_the_device_with_an_own_source_and_the_paths_m
         ),
     )]);
     let underlay = underlay(&[("192.0.2.2", "eth0", true, 1500)]);
-    let desired = desired_kernel(&mesh, &underlay, DEVICE);
+    let desired = desired_kernel(&mesh, &underlay, &links(), DEVICE);
     // The first endpoint has no path: the second one's counts.
     let (ipv4, ipv6) = (
         address("10.244.1.0"),
@@ -202,10 +206,7 @@ fn an_encrypted_peer_is_reached_by_the_device_with_an_own_source_and_the_paths_m
     let addresses = BTreeSet::from([IpNet::from(ipv4), IpNet::from(ipv6)]);
     assert_eq!(desired.kernel.addresses, addresses);
     assert_eq!(guard(&desired).host_network_cidrs, BTreeSet::new());
-    assert_eq!(
-        guard(&desired).underlay_links,
-        BTreeSet::from(["eth0".to_owned()])
-    );
+    assert_eq!(guard(&desired).underlay_links, links());
     assert!(desired.unroutable.is_empty());
 }
 
@@ -228,7 +229,7 @@ fn each_path_has_its_own_mtu_and_one_without_a_path_the_smallest_known() {
     ]);
     let source = address("10.244.1.0");
     let mtus = |paths: &[_]| -> Vec<u32> {
-        let desired = desired_kernel(&mesh, &underlay(paths), DEVICE);
+        let desired = desired_kernel(&mesh, &underlay(paths), &links(), DEVICE);
         let mtus = traffic(&desired)
             .into_iter()
             .map(|(_, action)| match action {
@@ -273,7 +274,7 @@ fn packets_fit_every_family_that_a_peer_is_reached_by() {
         for text in in_use {
             known.get_mut(&address(text)).expect("known").in_use = true;
         }
-        let desired = desired_kernel(&mesh, &known, DEVICE);
+        let desired = desired_kernel(&mesh, &known, &links(), DEVICE);
         match traffic(&desired)[..] {
             [(_, RouteAction::Device { mtu, .. })] => *mtu,
             _ => panic!("{desired:?}"),
@@ -296,7 +297,7 @@ fn a_family_in_which_this_node_has_no_pods_is_reported() {
         ),
     )]);
     mesh.own.pod_cidrs.truncate(1);
-    let desired = desired_kernel(&mesh, &Underlay::new(), DEVICE);
+    let desired = desired_kernel(&mesh, &Underlay::new(), &links(), DEVICE);
     assert_eq!(traffic(&desired).len(), 1);
     let reason = UnroutableReason::NoOwnAddress {
         cidr: net("fd00:10:244:2::/64"),
@@ -323,7 +324,7 @@ fn a_host_network_peer_is_reached_by_a_neighbour_address_of_each_family() {
         ("192.0.2.2", "eth0", true, 1500),
         ("2001:db8::2", "eth0", true, 1500),
     ]);
-    let desired = desired_kernel(&mesh, &underlay, DEVICE);
+    let desired = desired_kernel(&mesh, &underlay, &links(), DEVICE);
     let via = |text| RouteAction::Via {
         gateway: address(text),
         link_index: 2,
@@ -369,6 +370,7 @@ fn a_host_network_peer_that_is_no_neighbour_is_unroutable_and_not_admitted() {
         let desired = desired_kernel(
             &mesh([("node-2", peer(addresses))]),
             &underlay(paths),
+            &links(),
             DEVICE,
         );
         assert_eq!(traffic(&desired), []);
@@ -386,7 +388,7 @@ fn a_closed_peer_has_unreachable_routes_only() {
     let closed = Pair::Closed(ClosedReason::HostNetworkRefused);
     let mesh = mesh([("node-2", peer(&["10.244.2.0/24"], &["192.0.2.2"], closed))]);
     let underlay = underlay(&[("192.0.2.2", "eth0", true, 1500)]);
-    let desired = desired_kernel(&mesh, &underlay, DEVICE);
+    let desired = desired_kernel(&mesh, &underlay, &links(), DEVICE);
     assert_eq!(traffic(&desired), []);
     assert!(guard(&desired).host_network_cidrs.is_empty());
     assert_eq!(
@@ -413,7 +415,7 @@ fn a_host_network_node_has_guards_and_no_device() {
         usable: false,
         ..DEVICE
     };
-    let desired = desired_kernel(&mesh, &underlay, without);
+    let desired = desired_kernel(&mesh, &underlay, &links(), without);
     assert_eq!(
         (&desired.kernel.device, desired.kernel.addresses.len()),
         (&None, 0)
@@ -436,6 +438,7 @@ fn an_encrypted_node_without_a_usable_device_is_closed() {
     let desired = desired_kernel(
         &mesh,
         &underlay,
+        &links(),
         DeviceOptions {
             usable: false,
             ..DEVICE
@@ -466,7 +469,7 @@ fn before_the_own_pod_cidrs_are_known_there_are_guards_only() {
     ]);
     mesh.own.pod_cidrs.clear();
     let underlay = underlay(&[("192.0.2.3", "eth0", true, 1500)]);
-    let desired = desired_kernel(&mesh, &underlay, DEVICE);
+    let desired = desired_kernel(&mesh, &underlay, &links(), DEVICE);
     assert_eq!(
         (&desired.kernel.device, desired.kernel.addresses.len()),
         (&None, 0)

@@ -1,0 +1,34 @@
+//! Which links lead to other machines, as of this pass, and what is told about them.
+
+use podwire_core::kernel::Underlay;
+use podwire_core::mesh::DesiredMesh;
+use podwire_core::underlay_links::underlay_links;
+
+use super::agent::Agent;
+
+impl Agent {
+    /// Looks at the links again, after the routes.
+    ///
+    /// # Errors
+    /// The kernel's; what was known then stays.
+    pub(super) async fn look_at_links(
+        &mut self,
+        mesh: &DesiredMesh,
+        paths: &Underlay,
+    ) -> anyhow::Result<()> {
+        let links = self.netlink.links(&mesh.own.pod_cidrs).await?;
+        let device = &self.config.device;
+        self.underlay_links = underlay_links(&links, paths, mesh, device, &self.underlay_links);
+        let shared: Vec<_> = self.underlay_links.shared.iter().cloned().collect();
+        let problem = (!shared.is_empty()).then(|| {
+            format!(
+                "{} leads to other machines and carries pods of this node, so that no guard keeps \
+                 packets for these pods from leaving by it in plaintext: give the pods a bridge of \
+                 their own",
+                shared.join(", ")
+            )
+        });
+        self.problems.shared_links.put(problem);
+        Ok(())
+    }
+}
