@@ -5,7 +5,7 @@
 //! is *missing* counts late; any other folder counts as a whole or not at all:
 //! - a file that vanished or became unreadable stays in force until the set of such files has not
 //!   changed for [`DOUBT_SETTLE`], the folder being there all that time;
-//! - a folder without any manifest is a lost folder, not an empty mesh;
+//! - a folder without any manifest, or none that can be opened, is a lost folder, not an empty mesh;
 //! - a folder found at the start, one that came back, and one that took another's place come into
 //!   force only when the set of their manifests has not changed for [`RETURN_SETTLE`]. Until then
 //!   what was told before stays; at the start that is nothing, and the state is still
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use podwire_core::node::{Node, NodeName};
 
 use super::folder::{Document, FileKey, Files, Listing, ReadFile};
-use crate::manifest::{self, Annotated};
+use crate::manifest::{self, Annotated, ManifestError};
 use crate::nodes::{Loss, Nodes, Part, Rejection, Synchronisation};
 
 /// How long missing or unreadable files are waited for. Longer than removing a folder of thousands
@@ -102,8 +102,8 @@ impl Contents {
         listing: Listing,
         now: Instant,
     ) -> Option<Duration> {
-        if !listing.files.keys().any(|key| key.part == Part::Manifest) {
-            self.lost(Loss::Empty);
+        if let Some(loss) = loss(&listing.files) {
+            self.lost(loss);
             return None;
         }
         if self.nodes.is_synchronised() && generation == self.generation {
@@ -198,6 +198,18 @@ impl Contents {
             self.nodes = Arc::new(next);
         }
     }
+}
+
+/// How the folder is lost although it can be listed.
+fn loss(files: &Files) -> Option<Loss> {
+    let mut loss = Loss::Empty;
+    for (_, file) in files.iter().filter(|(key, _)| key.part == Part::Manifest) {
+        match file.content.as_ref().map_err(Arc::as_ref) {
+            Err(ManifestError::Unreadable(error)) => loss = Loss::Unreadable(error.to_string()),
+            Ok(_) | Err(_) => return None,
+        }
+    }
+    Some(loss)
 }
 
 /// The Nodes that the files tell; those that are as before are shared with it.

@@ -1,6 +1,5 @@
 use super::super::folder::{ReadFile, Stamp};
 use super::*;
-use crate::manifest::ManifestError;
 
 /// A folder as text: `n1` is a manifest, `n1!` a broken one.
 fn listing(names: &[&str], base: &Files) -> Listing {
