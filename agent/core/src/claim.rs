@@ -39,9 +39,11 @@ struct Claimant<'a> {
 
 impl<'a> Claimant<'a> {
     fn read(node: &'a Node) -> Self {
-        let record = annotations::parse(&node.annotations)
-            .map_err(Refusal::Unparsable)
-            .and_then(|record| record.ok_or(Refusal::NoRecord));
+        let record = match annotations::parse(&node.annotations) {
+            _ if node.is_record_unread => Err(Refusal::RecordUnread),
+            Ok(record) => record.ok_or(Refusal::NoRecord),
+            Err(error) => Err(Refusal::Unparsable(error)),
+        };
         Self { node, record }
     }
 

@@ -15,6 +15,9 @@ pub enum Refusal {
     /// The node has no record yet: no agent has published one.
     #[error("no agent has published a record yet")]
     NoRecord,
+    /// The registry holds a record that cannot be read.
+    #[error("its record is there and cannot be read")]
+    RecordUnread,
     /// Its annotations are no record.
     #[error("its record cannot be read: {0}")]
     Unparsable(#[source] RecordError),

@@ -108,6 +108,7 @@ fn node(number: u8, created: i64, annotations: BTreeMap<String, String>) -> Node
         pod_cidrs: record(number).pod_cidrs,
         addresses: vec![format!("192.0.2.{number}").parse().expect("an address")],
         annotations,
+        is_record_unread: false,
     }
 }
 

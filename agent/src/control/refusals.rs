@@ -85,7 +85,7 @@ impl Reason {
     const fn of_claim(refusal: &Refusal) -> Self {
         match refusal {
             Refusal::NoRecord => Self::NoRecord,
-            Refusal::Unparsable(_) => Self::UnreadableRecord,
+            Refusal::RecordUnread | Refusal::Unparsable(_) => Self::UnreadableRecord,
             Refusal::NoPodCidrs => Self::NoPodCidrs,
             Refusal::DefaultRoute { .. } => Self::DefaultRoute,
             Refusal::NotSpecPodCidrs { .. } => Self::NotItsPodCidrs,

@@ -62,6 +62,7 @@ fn node(number: u8, record: &Record) -> Node {
         pod_cidrs: record.pod_cidrs.clone(),
         addresses: vec![address(&format!("192.0.2.{number}"))],
         annotations: record.to_annotations(),
+        is_record_unread: false,
     }
 }
 
@@ -237,6 +238,14 @@ fn an_unreadable_record_rejects_that_node_alone() {
         .insert(annotations::MODE.to_owned(), "off".to_owned());
     let reason = RecordError::NotAMode("off".to_owned());
     assert_eq!(refusal(broken), Refusal::Unparsable(reason));
+}
+
+#[test]
+fn a_record_that_is_there_and_cannot_be_read_is_not_a_missing_one() {
+    let mut unread = plain(1);
+    unread.annotations.clear();
+    unread.is_record_unread = true;
+    assert_eq!(refusal(unread), Refusal::RecordUnread);
 }
 
 #[test]
@@ -515,8 +524,12 @@ fn an_incumbent_that_cannot_be_read_or_is_refused_keeps_what_it_holds() {
         .insert(annotations::POD_CIDRS.to_owned(), "garbage".to_owned());
     let mut refused = plain(2);
     refused.addresses.clear();
+    let mut unread = plain(2);
+    unread.annotations.clear();
+    unread.is_record_unread = true;
+    let seconds = [None, Some(unreadable), Some(refused), Some(unread)];
     for claim in taking {
-        for second in [None, Some(unreadable.clone()), Some(refused.clone())] {
+        for second in seconds.clone() {
             let nodes = registry([node(1, &claim)].into_iter().chain(second));
             let mesh = desired_mesh(&nodes, &own(), &confirmed(&[2]), &policy());
             assert!(peers(&mesh).is_empty(), "{claim:?}");

@@ -287,12 +287,14 @@ fn node(manifest: &Node, files: &Files) -> Node {
         uid: manifest.uid.clone(),
         annotations: BTreeMap::new(),
     };
-    let part = |part| {
-        let file = files.get(&FileKey {
+    let file = |part| {
+        files.get(&FileKey {
             node: manifest.name.clone(),
             part,
-        })?;
-        match &file.content {
+        })
+    };
+    let part = |part| {
+        match &file(part)?.content {
             Ok(document) => match &**document {
                 Document::Annotated(annotated) => Some(annotated),
                 Document::Manifest(_) => None,
@@ -301,7 +303,11 @@ fn node(manifest: &Node, files: &Files) -> Node {
             Err(_) => Some(&silent),
         }
     };
-    manifest::join(manifest, part(Part::Record), part(Part::Requests))
+    let is_unread = |file: &ReadFile| file.content.is_err();
+    Node {
+        is_record_unread: file(Part::Record).is_some_and(is_unread),
+        ..manifest::join(manifest, part(Part::Record), part(Part::Requests))
+    }
 }
 
 #[cfg(test)]

@@ -250,6 +250,7 @@ async fn a_garbage_record_leaves_a_node_without_a_record_and_a_reason() {
         .until(|nodes| nodes.rejected.contains_key(&name("n1")))
         .await;
     assert_eq!(nodes.rejected[&name("n1")].part, Part::Record);
+    assert!(Fixture::get(&nodes, "n1").is_record_unread);
     // Nobody speaks in its place: that could be a downgrade.
     assert!(Fixture::get(&nodes, "n1").annotations.is_empty());
     // The agent itself mends it.
@@ -260,7 +261,8 @@ async fn a_garbage_record_leaves_a_node_without_a_record_and_a_reason() {
         .await
         .expect("published");
     assert_eq!(published, Published::Written);
-    f.until_node("n1", mode_is("encrypted")).await;
+    let nodes = f.until_node("n1", mode_is("encrypted")).await;
+    assert!(!Fixture::get(&nodes, "n1").is_record_unread);
 }
 
 #[tokio::test]

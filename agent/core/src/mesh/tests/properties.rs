@@ -99,6 +99,7 @@ impl Claim {
             pod_cidrs: vec![cidr],
             addresses: addresses.map(|text| address(text)).collect(),
             annotations: record.to_annotations(),
+            is_record_unread: false,
         }
     }
 

@@ -33,6 +33,7 @@ fn listing(names: &[&str], base: &Files) -> Listing {
                 pod_cidrs: Vec::new(),
                 addresses: Vec::new(),
                 annotations: BTreeMap::new(),
+                is_record_unread: false,
             })),
         );
     }
