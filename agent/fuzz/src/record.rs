@@ -153,6 +153,10 @@ fn check_mesh(annotations: &BTreeMap<String, String>, created: i64) {
         with.peers.get(&name(HONEST)),
         without.peers.get(&name(HONEST))
     );
+    with.contested
+        .values()
+        .flatten()
+        .for_each(|found| shown_text::check(found));
     match (
         with.peers.get(&name(OTHER)),
         with.refusals.get(&name(OTHER)),
