@@ -8,6 +8,7 @@ mod local_state;
 mod obstacles;
 mod processor;
 mod reboot;
+mod registry;
 mod state_folder;
 
 use std::process::ExitCode;
@@ -16,13 +17,14 @@ use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
     // The longest first, so that nothing waits for it at the end.
-    let suites: [&[Test]; 6] = [
+    let suites: [&[Test]; 7] = [
         clock::TESTS,
         crash::TESTS,
         local_state::TESTS,
         state_folder::TESTS,
         leftovers::TESTS,
         obstacles::TESTS,
+        registry::TESTS,
     ];
     suite::run(suites.concat())
 }
