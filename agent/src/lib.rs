@@ -16,6 +16,7 @@ pub use admin::routes;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -27,6 +28,10 @@ use tracing::warn;
 
 /// Exit code of a command line that cannot be meant, as clap's own.
 const EXIT_USAGE: u8 = 2;
+
+/// How long the end waits for work on files that has begun, such as a record that is being written.
+/// What takes longer ends with the process: files are replaced whole or not at all.
+const FILE_WORK_GRACE: Duration = Duration::from_secs(1);
 
 /// Reads the command line and does what it says.
 #[must_use]
@@ -65,12 +70,18 @@ fn run(args: RunArgs) -> ExitCode {
             "ignored: no settings of this agent; `podwire-agent run --help` names them"
         );
     }
-    let done = tokio::runtime::Builder::new_current_thread()
+    finish(control_plane(control::run::run(config)))
+}
+
+/// Runs the control plane to its end, which does not wait for a folder that does not answer.
+fn control_plane(life: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the control plane's runtime")
-        .and_then(|runtime| runtime.block_on(control::run::run(config)));
-    finish(done)
+        .context("cannot start the control plane's runtime")?;
+    let done = runtime.block_on(life);
+    runtime.shutdown_timeout(FILE_WORK_GRACE);
+    done
 }
 
 fn finish(done: anyhow::Result<()>) -> ExitCode {
@@ -113,4 +124,31 @@ fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
     // Nothing is left to do if standard error is gone.
     let _ = writeln!(std::io::stderr(), "podwire-agent: {error:#}");
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn work_on_files_that_never_ends_does_not_hold_up_the_end() {
+        let (release, held) = mpsc::channel::<()>();
+        let (tell, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            let done = control_plane(async {
+                let (begun, has_begun) = tokio::sync::oneshot::channel();
+                tokio::task::spawn_blocking(move || {
+                    let _ = begun.send(());
+                    let _ = held.recv();
+                });
+                Ok(has_begun.await?)
+            });
+            let _ = tell.send(done);
+        });
+        let done = ended.recv_timeout(Duration::from_secs(60));
+        done.expect("it ended").expect("it began");
+        drop(release);
+    }
 }

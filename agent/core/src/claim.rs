@@ -2,11 +2,14 @@
 //!
 //! Each claim is first checked by itself. Those that pass are then decided in a fixed order, each
 //! against what was accepted before it and what handshakes have confirmed for others: this node,
-//! then the incumbents, then by age. So a refused claim never displaces another, whatever else it
-//! conflicts with, and the result depends on no input order. A Node without a record claims
-//! nothing: its `spec.podCIDRs` take nothing from anybody. Node addresses take nothing either, as a
-//! node reports its own: one that lies where pods are refuses the node that names it.
+//! then the incumbents, then by age. A key that is announced or retired counts after those in
+//! force; named by two, it is nobody's, and costs neither its place. So a refused claim never
+//! displaces another, whatever else it conflicts with, and the result depends on no input order. A
+//! Node without a record claims nothing: its `spec.podCIDRs` take nothing from anybody. Node
+//! addresses take nothing either, as a node reports its own: one that lies where pods are refuses
+//! the node that names it.
 
+mod beside;
 mod cidrs;
 mod confirmed;
 
@@ -15,20 +18,23 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use self::beside::Beside;
 use self::cidrs::Cidrs;
 use self::confirmed::Confirmed;
 use crate::annotations;
 use crate::key::PublicKey;
 use crate::mesh::{Incumbent, Incumbents, OwnNode, Policy};
 use crate::node::{Node, NodeName};
-use crate::record::Record;
-use crate::refusal::Refusal;
+use crate::record::{LaneKeys, Record};
+use crate::refusal::{Contested, Refusal};
 
 /// The outcome for every node but this one.
 #[derive(Debug, Default)]
 pub(crate) struct Verdicts<'a> {
     pub(crate) accepted: BTreeMap<&'a NodeName, (&'a Node, Record)>,
     pub(crate) refused: BTreeMap<&'a NodeName, Refusal>,
+    /// Of accepted nodes, whose records are without these keys.
+    pub(crate) contested: BTreeMap<&'a NodeName, Vec<Contested>>,
 }
 
 /// A node, and its record as far as it can be read.
@@ -39,9 +45,11 @@ struct Claimant<'a> {
 
 impl<'a> Claimant<'a> {
     fn read(node: &'a Node) -> Self {
-        let record = annotations::parse(&node.annotations)
-            .map_err(Refusal::Unparsable)
-            .and_then(|record| record.ok_or(Refusal::NoRecord));
+        let record = match annotations::parse(&node.annotations) {
+            _ if node.is_record_unread => Err(Refusal::RecordUnread),
+            Ok(record) => record.ok_or(Refusal::NoRecord),
+            Err(error) => Err(Refusal::Unparsable(error)),
+        };
         Self { node, record }
     }
 
@@ -71,12 +79,29 @@ pub(crate) fn decide<'a>(
             .collect(),
         confirmed: Confirmed::new(&claimants, incumbents),
     };
-    // Incumbents first; the sort is stable.
-    claimants.sort_by_key(|Claimant { node, record }| {
-        let is_one = |record| incumbent(node, record, incumbents).is_some();
-        !record.as_ref().is_ok_and(is_one)
-    });
+    let (first, then): (Vec<_>, Vec<_>) =
+        claimants
+            .into_iter()
+            .partition(|Claimant { node, record }| {
+                let is_one = |record| incumbent(node, record, incumbents).is_some();
+                record.as_ref().is_ok_and(is_one)
+            });
     let mut verdicts = Verdicts::default();
+    for rank in [first, then] {
+        decide_rank(rank, own, policy, &mut holdings, &mut verdicts);
+    }
+    verdicts
+}
+
+/// Decides about claimants of one rank, the oldest first.
+fn decide_rank<'a>(
+    claimants: Vec<Claimant<'a>>,
+    own: &OwnNode,
+    policy: &Policy,
+    holdings: &mut Holdings<'a>,
+    verdicts: &mut Verdicts<'a>,
+) {
+    let mut accepted = Vec::new();
     for Claimant { node, record } in claimants {
         let checked = record.and_then(|record| {
             check_pod_cidrs(node, &record, own, policy)?;
@@ -87,22 +112,30 @@ pub(crate) fn decide<'a>(
         });
         match checked {
             Ok(record) => {
-                holdings.hold(&node.name, &record);
-                verdicts.accepted.insert(&node.name, (node, record));
+                holdings.hold_in_force(&node.name, &record);
+                accepted.push((node, record));
             }
             Err(refusal) => drop(verdicts.refused.insert(&node.name, refusal)),
         }
     }
-    verdicts
+    let beside = Beside::new(&accepted);
+    for (node, mut record) in accepted {
+        let contested = beside.strike(holdings, &node.name, &mut record);
+        if !contested.is_empty() {
+            verdicts.contested.insert(&node.name, contested);
+        }
+        verdicts.accepted.insert(&node.name, (node, record));
+    }
+    holdings.hold_beside(beside);
 }
 
 /// What a handshake confirmed about the node that this record still says: the same Node, with the
 /// confirmed key. A node that just promoted a new key names the confirmed one as its previous one.
 ///
 /// An incumbent's other keys come before a newcomer's although nobody confirmed them: else whoever
-/// copied a key that an incumbent announces would have the incumbent refused. What an incumbent
-/// can do with that, keep out a node that nobody ever reached by claiming its key, its `next` slot
-/// gives it anyway.
+/// copied a key that an incumbent announces would have the incumbent refused when it uses it. What
+/// an incumbent can do with that, keep out a node that nobody ever reached by claiming its key, its
+/// `next` slot gives it anyway.
 fn incumbent<'a>(
     node: &Node,
     record: &Record,
@@ -223,12 +256,19 @@ struct Holdings<'a> {
 }
 
 impl<'a> Holdings<'a> {
-    fn hold(&mut self, name: &'a NodeName, record: &Record) {
+    fn hold_in_force(&mut self, name: &'a NodeName, record: &Record) {
         for cidr in &record.pod_cidrs {
             self.cidrs.insert(*cidr, name);
         }
-        self.keys
-            .extend(record.public_keys().map(|key| (key, name)));
+        let keys = record.current.iter().flat_map(LaneKeys::keys);
+        self.keys.extend(keys.map(|key| (key, name)));
+    }
+
+    /// What two name is kept from others all the same: one of the two may come to use it.
+    fn hold_beside(&mut self, beside: Beside<'a>) {
+        for (key, names) in beside.0 {
+            self.keys.entry(key).or_insert(names.first);
+        }
     }
 
     fn check(&self, node: &Node, record: &Record) -> Result<(), Refusal> {
@@ -238,9 +278,17 @@ impl<'a> Holdings<'a> {
                 return Err(Refusal::Overlap { cidr, other, node });
             }
         }
+        let in_force = |key| {
+            record
+                .current
+                .iter()
+                .any(|keys| keys.keys().any(|it| it == key))
+        };
         for key in record.public_keys() {
+            let held = self.keys.get(&key).copied();
+            let held = held.filter(|name| **name == self.own.name || in_force(key));
             let confirmed = || self.confirmed.key_of_another(&key, &node.name);
-            if let Some(name) = self.keys.get(&key).copied().or_else(confirmed) {
+            if let Some(name) = held.or_else(confirmed) {
                 return Err(Refusal::KeyTaken {
                     key,
                     node: name.clone(),

@@ -69,6 +69,7 @@ mod tests {
             annotations: annotations
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
+            is_record_unread: false,
         }
     }
 

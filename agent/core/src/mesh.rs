@@ -10,7 +10,7 @@ use crate::claim;
 use crate::key::PublicKey;
 use crate::node::{Node, NodeName};
 use crate::record::{Lane, Mode, Record};
-use crate::refusal::Refusal;
+use crate::refusal::{Contested, Refusal};
 
 /// What the operator of this node decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub struct DesiredMesh {
     pub peers: BTreeMap<NodeName, Peer>,
     /// Every other node, with the reason why it is no peer.
     pub refusals: BTreeMap<NodeName, Refusal>,
+    /// Keys that do not count, of nodes that are accepted without them.
+    pub contested: BTreeMap<NodeName, Vec<Contested>>,
 }
 
 /// One accepted node.
@@ -141,6 +143,7 @@ pub fn desired_mesh(
     let verdicts = claim::decide(nodes.values().map(Arc::as_ref), own, incumbents, policy);
     let refused = verdicts.refused.into_iter();
     let accepted = verdicts.accepted.into_iter();
+    let contested = verdicts.contested.into_iter();
     DesiredMesh {
         own: own.clone(),
         policy: policy.clone(),
@@ -149,6 +152,9 @@ pub fn desired_mesh(
             .collect(),
         peers: accepted
             .map(|(name, (node, record))| (name.clone(), peer(node, record, own, policy)))
+            .collect(),
+        contested: contested
+            .map(|(name, found)| (name.clone(), found))
             .collect(),
     }
 }

@@ -72,4 +72,7 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `metadata.annotations` with the prefixes `podwire.dev/` and `request.podwire.dev/` only.
     pub annotations: BTreeMap<String, String>,
+    /// Whether its agent's record is there and cannot be read: no annotation of it is above then,
+    /// and what a handshake confirmed stays the node's own.
+    pub is_record_unread: bool,
 }

@@ -15,6 +15,9 @@ pub enum Refusal {
     /// The node has no record yet: no agent has published one.
     #[error("no agent has published a record yet")]
     NoRecord,
+    /// The registry holds a record that cannot be read.
+    #[error("its record is there and cannot be read")]
+    RecordUnread,
     /// Its annotations are no record.
     #[error("its record cannot be read: {0}")]
     Unparsable(#[source] RecordError),
@@ -122,6 +125,40 @@ pub enum Refusal {
         /// Who keeps it.
         node: NodeName,
     },
+}
+
+/// Keys beside those in force that do not count, because another node names one of them too. The
+/// node is what it is without them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its {slot} keys do not count, as node {node} names {key} among them too: \
+         was the state folder copied from there?"
+)]
+pub struct Contested {
+    /// Which of its keys.
+    pub slot: KeySlot,
+    /// The key that both name.
+    pub key: PublicKey,
+    /// The other node.
+    pub node: NodeName,
+}
+
+/// Keys of a record beside those in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeySlot {
+    /// Those that a rotation announces.
+    Next,
+    /// Those that a rotation has yet to retire.
+    Previous,
+}
+
+impl fmt::Display for KeySlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Next => "next",
+            Self::Previous => "previous",
+        })
+    }
 }
 
 struct List<'a>(&'a [IpNet]);

@@ -108,6 +108,7 @@ fn node(number: u8, created: i64, annotations: BTreeMap<String, String>) -> Node
         pod_cidrs: record(number).pod_cidrs,
         addresses: vec![format!("192.0.2.{number}").parse().expect("an address")],
         annotations,
+        is_record_unread: false,
     }
 }
 
@@ -152,6 +153,10 @@ fn check_mesh(annotations: &BTreeMap<String, String>, created: i64) {
         with.peers.get(&name(HONEST)),
         without.peers.get(&name(HONEST))
     );
+    with.contested
+        .values()
+        .flatten()
+        .for_each(|found| shown_text::check(found));
     match (
         with.peers.get(&name(OTHER)),
         with.refusals.get(&name(OTHER)),

@@ -195,6 +195,7 @@ pub fn parse_node(name: &NodeName, bytes: &[u8]) -> Result<Node, ManifestError> 
         pod_cidrs,
         addresses,
         annotations,
+        is_record_unread: false,
     })
 }
 

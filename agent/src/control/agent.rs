@@ -34,6 +34,7 @@ use crate::control::incumbents;
 use crate::control::mode::{self, ModeDecision, ModeInputs};
 use crate::control::obstacles::Obstacles;
 use crate::control::problems::Problems;
+use crate::control::publishing::Publishing;
 use crate::control::status::ReconcileStatus;
 use crate::netlink::{self, Netlink, Watch};
 use crate::state::State;
@@ -81,6 +82,7 @@ pub(crate) struct Agent {
     watcher: JoinHandle<Infallible>,
     /// Must be over before anything is written.
     pub(super) tidying: Option<JoinHandle<()>>,
+    pub(super) publishing: Option<Publishing>,
     /// What the registry told last; the snapshot's nodes until it has told anything.
     pub(super) nodes: Arc<Nodes>,
     /// Records that do not count, because a newer one was seen.
@@ -161,6 +163,7 @@ impl Agent {
             nodes_receiver,
             watcher: tokio::spawn(watcher.run()),
             tidying: Some(tidying),
+            publishing: None,
             mode: ModeDecision::Undecided,
             data_plane: None,
             mesh: None,
@@ -201,9 +204,19 @@ impl Agent {
                     None => std::future::pending().await,
                 }
             };
+            let published = async {
+                match &mut self.publishing {
+                    Some(publishing) => publishing.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 // The watcher outlives the agent, so the sender cannot be gone.
                 Ok(()) = self.nodes_receiver.changed() => return Cause::Registry,
+                done = published => {
+                    self.published(done);
+                    continue;
+                }
                 () = self.watch.changed() => {}
                 () = transport => {}
                 () = settled => {

@@ -89,6 +89,7 @@ mod tests {
             pod_cidrs: record.pod_cidrs.clone(),
             addresses: Vec::new(),
             annotations: record.to_annotations(),
+            is_record_unread: false,
         })
     }
 

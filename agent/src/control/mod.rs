@@ -16,6 +16,7 @@ mod mode;
 mod obstacles;
 mod own_record;
 mod problems;
+mod publishing;
 mod reconcile;
 pub(crate) mod refusals;
 mod reopened;

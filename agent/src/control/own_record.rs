@@ -93,6 +93,7 @@ mod tests {
                 .map(|a| a.parse().expect("address"))
                 .collect(),
             annotations: BTreeMap::new(),
+            is_record_unread: false,
         }
     }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use podwire_core::desired_kernel::{DesiredKernel, DeviceOptions, desired_kernel, path_mtus};
 use podwire_core::endpoint_order::in_order;
 use podwire_core::held::held;
@@ -12,9 +11,8 @@ use podwire_core::kernel::{Change, Guard, Kernel, Underlay};
 use podwire_core::mesh::{DesiredMesh, EncryptedPair, OwnNode, Pair, desired_mesh};
 use podwire_core::node::NodeName;
 use podwire_core::plan::plan;
-use podwire_core::record::{ANNOTATION_PREFIX, Mode};
+use podwire_core::record::Mode;
 use podwire_dataplane::PeerConfig;
-use podwire_registry::registry::Published;
 use tracing::{debug, info, warn};
 
 use super::agent::{Agent, Cause};
@@ -23,7 +21,6 @@ use super::contradictions::{self, Contradiction};
 use super::data_plane::{DataPlane, DataPlaneInputs};
 use super::forwarding;
 use super::mode::ModeDecision;
-use super::own_record::{OwnRecordInputs, own_record};
 use super::reopened::reopened;
 use super::underlay_addresses::underlay_addresses;
 
@@ -53,13 +50,14 @@ impl Agent {
             "reconciled"
         );
         self.tried(done);
-        self.publish().await;
+        self.publish();
         let declared = matches!(self.mode, ModeDecision::Declared(_));
         self.converged = self.nodes.is_synchronised()
             && declared
             && self
                 .own_node()
                 .is_some_and(|node| !node.pod_cidrs.is_empty())
+            && self.publishing.is_none()
             && !self.problems.any();
         self.ready |= self.converged;
         self.show();
@@ -196,9 +194,9 @@ impl Agent {
         done
     }
 
-    /// Carries changes out, the data plane between those that close and the others, where there is a
-    /// device for it. `kernel` is then what they have made of it. A data plane that runs learns its
-    /// peers in any case.
+    /// Carries changes out, the data plane between those that close and the others, where there is
+    /// a device for it. `kernel` is then what they have made of it. A data plane that runs learns
+    /// its peers in any case.
     async fn carry_out(
         &mut self,
         changes: &[Change],
@@ -305,68 +303,6 @@ impl Agent {
         }
     }
 
-    /// Publishes the own record, if it differs from what the registry holds.
-    async fn publish(&mut self) {
-        let published = self.try_publish().await;
-        self.problems
-            .publish
-            .set("cannot publish the own record", published);
-    }
-
-    async fn try_publish(&mut self) -> anyhow::Result<()> {
-        let ModeDecision::Declared(mode) = self.mode else {
-            return Ok(());
-        };
-        let encrypted = mode == Mode::Encrypted;
-        let unfit = self.problems.configuration.is_some()
-            || !self.guarded
-            || (encrypted && self.data_plane.is_none())
-            || !self.nodes.is_synchronised();
-        if unfit {
-            return Ok(());
-        }
-        let Some(node) = self.own_node().cloned() else {
-            return Ok(());
-        };
-        if node.pod_cidrs.is_empty() {
-            return Ok(());
-        }
-        let published = self.own_published();
-        let generation = published.as_ref().map_or(0, |record| record.key_generation);
-        self.state.continue_key_generation(generation)?;
-        if let Some(published) = published {
-            self.state.continue_epoch(published.epoch)?;
-        }
-        let record = own_record(
-            &node,
-            &OwnRecordInputs {
-                mode,
-                lanes: &self.state.public_keys(),
-                listen_port: self.config.listen_port,
-                publish_endpoint: self.config.publish_endpoint,
-                key_generation: self.state.key_generation(),
-                key_created: self.state.key_created(),
-                epoch: self.state.epoch(),
-            },
-        );
-        let wanted = record.to_annotations();
-        if own_annotations(&node.annotations) == wanted.iter().collect::<Vec<_>>() {
-            return Ok(());
-        }
-        if let Some(tidying) = self.tidying.take() {
-            tidying.await.context("clearing the registry")?;
-        }
-        let done = self
-            .registry
-            .publish(&node.name, &node.uid, &wanted)
-            .await?;
-        if done == Published::Written {
-            info!("published the own record");
-            self.registry_writes += 1;
-        }
-        Ok(())
-    }
-
     /// One line a peer that came, went or changed its pair.
     fn tell_differences(&self, mesh: &DesiredMesh) {
         let empty = BTreeMap::new();
@@ -384,13 +320,6 @@ impl Agent {
             info!(peer = %name, "no peer any more");
         }
     }
-}
-
-fn own_annotations(annotations: &BTreeMap<String, String>) -> Vec<(&String, &String)> {
-    annotations
-        .iter()
-        .filter(|(key, _)| key.starts_with(ANNOTATION_PREFIX))
-        .collect()
 }
 
 /// The peer table of the data plane, from the mesh and the paths of the underlay.

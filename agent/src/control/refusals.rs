@@ -34,12 +34,13 @@ pub(crate) enum Reason {
     AddressInPodCidrs,
     PodCidrsTaken,
     KeyTaken,
+    KeyContested,
     GenerationWentBack,
 }
 
 impl Reason {
     /// All of them.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::NoRecord,
         Self::UnreadableManifest,
         Self::UnreadableRecord,
@@ -56,6 +57,7 @@ impl Reason {
         Self::AddressInPodCidrs,
         Self::PodCidrsTaken,
         Self::KeyTaken,
+        Self::KeyContested,
         Self::GenerationWentBack,
     ];
 
@@ -78,6 +80,7 @@ impl Reason {
             Self::AddressInPodCidrs => "address-in-pod-cidrs",
             Self::PodCidrsTaken => "pod-cidrs-taken",
             Self::KeyTaken => "key-taken",
+            Self::KeyContested => "key-contested",
             Self::GenerationWentBack => "generation-went-back",
         }
     }
@@ -85,7 +88,7 @@ impl Reason {
     const fn of_claim(refusal: &Refusal) -> Self {
         match refusal {
             Refusal::NoRecord => Self::NoRecord,
-            Refusal::Unparsable(_) => Self::UnreadableRecord,
+            Refusal::RecordUnread | Refusal::Unparsable(_) => Self::UnreadableRecord,
             Refusal::NoPodCidrs => Self::NoPodCidrs,
             Refusal::DefaultRoute { .. } => Self::DefaultRoute,
             Refusal::NotSpecPodCidrs { .. } => Self::NotItsPodCidrs,
@@ -121,6 +124,11 @@ pub(super) fn refusals(
         message: printable(&message, MESSAGE_LENGTH_MAX),
     };
     let mut refusals = BTreeMap::new();
+    for (name, found) in mesh.iter().flat_map(|mesh| &mesh.contested) {
+        let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let reason = Reason::KeyContested;
+        refusals.insert(name.to_string(), refused(reason, texts.join("; ")));
+    }
     for (name, refusal) in mesh.iter().flat_map(|mesh| &mesh.refusals) {
         let reason = Reason::of_claim(refusal);
         refusals.insert(name.to_string(), refused(reason, refusal.to_string()));

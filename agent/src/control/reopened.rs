@@ -52,6 +52,7 @@ mod tests {
                 endpoint_cidrs: Vec::new(),
             },
             peers: BTreeMap::from([(name, peer)]),
+            contested: BTreeMap::new(),
             refusals: BTreeMap::new(),
         }
     }

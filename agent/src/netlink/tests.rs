@@ -561,7 +561,6 @@ fn policy_rules_are_added_once_observed_and_removed_and_others_stay() {
         ip("rule add priority 120 to 10.244.0.0/16 lookup 118 protocol 119");
         ip("rule add priority 120 to 10.244.0.0/16 fwmark 1 lookup 119 protocol 118");
         ip("rule add priority 120 from 10.244.0.0/16 lookup 119 protocol 119");
-        ip("rule add priority 120 not to 10.244.0.0/16 lookup 119 protocol 118");
         ip("rule add priority 119 to 10.244.0.0/16 lookup 119 protocol 119");
         let before = shown();
         let rules = [

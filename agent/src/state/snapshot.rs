@@ -49,6 +49,8 @@ struct NodeEntry {
     pod_cidrs: Vec<String>,
     addresses: Vec<IpAddr>,
     annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    is_record_unread: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -84,6 +86,7 @@ impl Snapshot {
             pod_cidrs: node.pod_cidrs.iter().map(ToString::to_string).collect(),
             addresses: node.addresses.clone(),
             annotations: node.annotations.clone(),
+            is_record_unread: node.is_record_unread,
         };
         let incumbent = |incumbent: &Incumbent| IncumbentEntry {
             uid: incumbent.uid.clone(),
@@ -130,6 +133,7 @@ impl Snapshot {
                 pod_cidrs,
                 addresses: entry.addresses,
                 annotations: entry.annotations,
+                is_record_unread: entry.is_record_unread,
             };
             snapshot.nodes.insert(name, Arc::new(node));
         }

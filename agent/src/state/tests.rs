@@ -56,6 +56,7 @@ fn node(name: &str) -> Arc<Node> {
             "podwire.dev/mode".to_owned(),
             "encrypted \"ä\"".to_owned(),
         )]),
+        is_record_unread: true,
     })
 }
 

@@ -9,6 +9,7 @@ mod lockout;
 mod obstacles;
 mod processor;
 mod reboot;
+mod registry;
 mod state_folder;
 
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
     // The longest first, so that nothing waits for it at the end.
-    let suites: [&[Test]; 7] = [
+    let suites: [&[Test]; 8] = [
         clock::TESTS,
         crash::TESTS,
         local_state::TESTS,
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         leftovers::TESTS,
         lockout::TESTS,
         obstacles::TESTS,
+        registry::TESTS,
     ];
     suite::run(suites.concat())
 }

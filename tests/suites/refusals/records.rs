@@ -87,6 +87,7 @@ fn table(context: &Context, tables: &[&[Case]]) -> Result<()> {
     // Removed and added again, at each case at most.
     bystanders.untouched(2 * count)?;
     survives_a_restart(&bed, &honest)?;
+    unread_it_keeps_its_keys(&bed, &honest)?;
     becomes_honest(&bed, &honest)
 }
 
@@ -153,6 +154,37 @@ fn survives_a_restart(bed: &Testbed, honest: &Attack) -> Result<()> {
             .ask()
             .with_context(|| format!("{target} after a restart"))?;
     }
+    Ok(())
+}
+
+/// While the file of an incumbent cannot be read, its keys are still nobody else's; nor does a
+/// restart of the observer free them.
+fn unread_it_keeps_its_keys(bed: &Testbed, honest: &Attack) -> Result<()> {
+    let (observer, record) = (bed.node(1), bed.directory().record_path("node-2"));
+    fs::remove_file(&record)?;
+    fs::create_dir(&record)?;
+    wait_status(observer, "the incumbent to be unread", |status| {
+        let refused = status.refusals.get("node-2");
+        refused.is_some_and(|it| it.reason == "unreadable-record")
+    })?;
+    let mut attack = honest.clone();
+    attack.set("lanes", honest.victim["lanes"].clone());
+    attack.publish(bed)?;
+    let kept = || {
+        wait_status(observer, "the older claimant to be refused", |status| {
+            let refused = status.refusals.get(ATTACKER);
+            refused.is_some_and(|it| it.reason == "key-taken" && it.message.contains("node-2"))
+        })
+    };
+    kept()?;
+    observer.kill_agent()?;
+    observer.start_agent()?;
+    observer.wait_ready()?;
+    kept().context("after a restart of the observer")?;
+    fs::remove_dir(&record)?;
+    wait_status(observer, "the incumbent to be a peer", |status| {
+        status.peers.total == 1 && !status.refusals.contains_key("node-2")
+    })?;
     Ok(())
 }
 

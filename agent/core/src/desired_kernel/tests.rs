@@ -66,6 +66,7 @@ fn mesh(peers: impl IntoIterator<Item = (&'static str, Peer)>) -> DesiredMesh {
             .into_iter()
             .map(|(text, peer)| (name(text), peer))
             .collect(),
+        contested: BTreeMap::new(),
         refusals: BTreeMap::new(),
     }
 }

@@ -3,6 +3,7 @@ use std::time::Instant;
 use super::*;
 use crate::annotations::{self, RecordError};
 use crate::record::LaneKeys;
+use crate::refusal::KeySlot;
 
 fn name(text: &str) -> NodeName {
     text.parse().expect("name")
@@ -62,6 +63,7 @@ fn node(number: u8, record: &Record) -> Node {
         pod_cidrs: record.pod_cidrs.clone(),
         addresses: vec![address(&format!("192.0.2.{number}"))],
         annotations: record.to_annotations(),
+        is_record_unread: false,
     }
 }
 
@@ -237,6 +239,14 @@ fn an_unreadable_record_rejects_that_node_alone() {
         .insert(annotations::MODE.to_owned(), "off".to_owned());
     let reason = RecordError::NotAMode("off".to_owned());
     assert_eq!(refusal(broken), Refusal::Unparsable(reason));
+}
+
+#[test]
+fn a_record_that_is_there_and_cannot_be_read_is_not_a_missing_one() {
+    let mut unread = plain(1);
+    unread.annotations.clear();
+    unread.is_record_unread = true;
+    assert_eq!(refusal(unread), Refusal::RecordUnread);
 }
 
 #[test]
@@ -430,27 +440,16 @@ fn of_two_claims_without_a_handshake_the_older_nodes_stays() {
         };
         assert_eq!(mesh.refusals[&name("node-2")], expected);
     }
-    for claim in [
-        Record {
-            current: keys(10, &[]),
-            ..record(2)
-        },
-        Record {
-            next: keys(29, &[11]),
-            ..record(2)
-        },
-        Record {
-            previous: keys(11, &[]),
-            ..record(2)
-        },
-    ] {
-        let mesh = mesh([plain(1), node(2, &claim)]);
-        assert_eq!(peers(&mesh), ["node-1"]);
-        assert!(matches!(
-            mesh.refusals[&name("node-2")],
-            Refusal::KeyTaken { .. }
-        ));
-    }
+    let same_key = Record {
+        current: keys(10, &[]),
+        ..record(2)
+    };
+    let mesh = mesh([plain(1), node(2, &same_key)]);
+    assert_eq!(peers(&mesh), ["node-1"]);
+    assert!(matches!(
+        mesh.refusals[&name("node-2")],
+        Refusal::KeyTaken { .. }
+    ));
 }
 
 #[test]
@@ -480,13 +479,17 @@ fn the_incumbent_stays_also_when_the_claimant_is_the_older_node() {
         ..record(1)
     };
     let same_lane = Record {
+        current: keys(10, &[21]),
+        ..record(1)
+    };
+    let announced = Record {
         next: keys(19, &[21]),
         ..record(1)
     };
-    for claim in [overlapping, same_key, same_lane] {
+    for claim in [overlapping, same_key, same_lane, announced] {
         let nodes = registry([node(1, &claim), plain(2)]);
         let undecided = desired_mesh(&nodes, &own(), &Incumbents::new(), &policy());
-        assert_eq!(peers(&undecided), ["node-1"]);
+        assert!(peers(&undecided).contains(&"node-1"));
         let mesh = desired_mesh(&nodes, &own(), &confirmed(&[2]), &policy());
         assert_eq!(peers(&mesh), ["node-2"]);
         // An older incumbent that changes what it says about itself takes nothing from a younger
@@ -515,8 +518,12 @@ fn an_incumbent_that_cannot_be_read_or_is_refused_keeps_what_it_holds() {
         .insert(annotations::POD_CIDRS.to_owned(), "garbage".to_owned());
     let mut refused = plain(2);
     refused.addresses.clear();
+    let mut unread = plain(2);
+    unread.annotations.clear();
+    unread.is_record_unread = true;
+    let seconds = [None, Some(unreadable), Some(refused), Some(unread)];
     for claim in taking {
-        for second in [None, Some(unreadable.clone()), Some(refused.clone())] {
+        for second in seconds.clone() {
             let nodes = registry([node(1, &claim)].into_iter().chain(second));
             let mesh = desired_mesh(&nodes, &own(), &confirmed(&[2]), &policy());
             assert!(peers(&mesh).is_empty(), "{claim:?}");
@@ -561,6 +568,105 @@ fn what_an_incumbent_gave_up_is_free() {
             "{:?}",
             mesh.refusals
         );
+    }
+}
+
+/// What does not count of a node's keys, and who names it too.
+fn contested<'a>(mesh: &'a DesiredMesh, node: &str) -> Vec<(KeySlot, &'a str)> {
+    let found = mesh.contested.get(&name(node)).into_iter().flatten();
+    found.map(|it| (it.slot, it.node.as_str())).collect()
+}
+
+#[test]
+fn a_key_in_force_counts_before_one_that_is_announced_or_retired() {
+    for (claim, slot) in [
+        (
+            Record {
+                next: keys(29, &[11]),
+                ..record(2)
+            },
+            KeySlot::Next,
+        ),
+        (
+            Record {
+                previous: keys(11, &[]),
+                ..record(2)
+            },
+            KeySlot::Previous,
+        ),
+    ] {
+        for created in [2, 0] {
+            let mut second = node(2, &claim);
+            second.created = created;
+            let mesh = mesh([plain(1), second]);
+            assert_eq!(peers(&mesh), ["node-1", "node-2"]);
+            assert_eq!(contested(&mesh, "node-2"), [(slot, "node-1")]);
+            assert_eq!(mesh.contested.len(), 1);
+        }
+    }
+}
+
+/// Node 1 is the older one and copies a key that node 2 announces or retires.
+#[test]
+fn whoever_copies_a_key_that_is_announced_or_retired_harms_no_pair_and_does_not_get_it() {
+    let beside = |number, next, previous| Record {
+        next,
+        previous,
+        ..record(number)
+    };
+    let announcing = beside(2, keys(90, &[91]), None);
+    let retiring = beside(2, None, keys(91, &[]));
+    for (second, slot) in [(announcing, KeySlot::Next), (retiring, KeySlot::Previous)] {
+        for (copy, copied_to) in [
+            (beside(1, keys(91, &[]), None), KeySlot::Next),
+            (beside(1, keys(80, &[91]), None), KeySlot::Next),
+            (beside(1, None, keys(91, &[])), KeySlot::Previous),
+        ] {
+            for handshakes in [&[][..], &[1, 2]] {
+                let nodes = registry([node(1, &copy), node(2, &second)]);
+                let mesh = desired_mesh(&nodes, &own(), &confirmed(handshakes), &policy());
+                assert_eq!(peers(&mesh), ["node-1", "node-2"]);
+                assert_eq!(contested(&mesh, "node-1"), [(copied_to, "node-2")]);
+                assert_eq!(contested(&mesh, "node-2"), [(slot, "node-1")]);
+            }
+        }
+    }
+    // It is node 2's once it uses it.
+    let promoted = Record {
+        current: keys(90, &[91]),
+        ..beside(2, None, keys(20, &[21]))
+    };
+    let copy = beside(1, keys(91, &[]), None);
+    let nodes = registry([node(1, &copy), node(2, &promoted)]);
+    let mesh = desired_mesh(&nodes, &own(), &confirmed(&[1, 2]), &policy());
+    assert_eq!(peers(&mesh), ["node-1", "node-2"]);
+    assert_eq!(contested(&mesh, "node-1"), [(KeySlot::Next, "node-2")]);
+    assert!(contested(&mesh, "node-2").is_empty());
+}
+
+#[test]
+fn a_key_that_incumbents_announce_is_no_newcomers() {
+    let announcing = |number| {
+        let next = keys(90, &[]);
+        node(
+            number,
+            &Record {
+                next,
+                ..record(number)
+            },
+        )
+    };
+    let newcomer = Record {
+        current: keys(70, &[90]),
+        ..record(7)
+    };
+    for incumbents in [&[2][..], &[2, 3]] {
+        let known = incumbents.iter().copied().map(announcing);
+        let nodes = registry(known.chain([node(7, &newcomer)]));
+        let mesh = desired_mesh(&nodes, &own(), &confirmed(incumbents), &policy());
+        assert_eq!(mesh.peers.len(), incumbents.len());
+        let refused = &mesh.refusals[&name("node-7")];
+        assert!(matches!(refused, Refusal::KeyTaken { node, .. } if *node == name("node-2")));
     }
 }
 
@@ -698,8 +804,13 @@ fn every_refusal_is_one_line_that_names_its_object() {
         .annotations
         .insert(annotations::POD_CIDRS.to_owned(), "\n".repeat(1000));
     claimants.push(broken);
-    for claimant in claimants {
-        let text = refusal(claimant).to_string();
+    let contested = Contested {
+        slot: KeySlot::Previous,
+        key: key(1),
+        node: name("node-2"),
+    };
+    let texts = claimants.into_iter().map(|it| refusal(it).to_string());
+    for text in texts.chain([contested.to_string()]) {
         assert!(
             !text.contains('\n') && !text.contains("  ") && text.len() < 400,
             "{text}"

@@ -3,9 +3,11 @@
 //! A folder that is being emptied, unmounted, copied or edited in place looks, for a moment, like a
 //! mesh that lost nodes. So in a folder that is in force, what is *there* counts at once, and what
 //! is *missing* counts late; any other folder counts as a whole or not at all:
-//! - a file that vanished or became unreadable stays in force until the set of such files has not
-//!   changed for [`DOUBT_SETTLE`], the folder being there all that time;
-//! - a folder without any manifest is a lost folder, not an empty mesh;
+//! - a file that vanished or became unreadable stays in force until it has been so, and no other
+//!   one has become so, for [`DOUBT_SETTLE`], the folder being there all that time. A file that
+//!   comes and goes puts the others off once only;
+//! - a folder without any manifest, or none that can be opened, is a lost folder, not an empty
+//!   mesh;
 //! - a folder found at the start, one that came back, and one that took another's place come into
 //!   force only when the set of their manifests has not changed for [`RETURN_SETTLE`]. Until then
 //!   what was told before stays; at the start that is nothing, and the state is still
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 use podwire_core::node::{Node, NodeName};
 
 use super::folder::{Document, FileKey, Files, Listing, ReadFile};
-use crate::manifest::{self, Annotated};
+use crate::manifest::{self, Annotated, ManifestError};
 use crate::nodes::{Loss, Nodes, Part, Rejection, Synchronisation};
 
 /// How long missing or unreadable files are waited for. Longer than removing a folder of thousands
@@ -33,6 +35,16 @@ pub(super) const RETURN_SETTLE: Duration = Duration::from_secs(1);
 
 /// Which watch of which folder a listing was made under: another one is another folder.
 pub(super) type Generation = u64;
+
+/// Files in force that are missing or unreadable.
+#[derive(Debug, Default)]
+struct Doubts {
+    since: BTreeMap<FileKey, Instant>,
+    /// What was in force when the first doubt arose, without what has been doubted since.
+    steady: BTreeSet<FileKey>,
+    /// When the last of those came to be doubted.
+    grown: Option<Instant>,
+}
 
 /// A set of files that is the same since a moment.
 #[derive(Debug)]
@@ -53,9 +65,38 @@ struct Arriving {
 pub(super) struct Contents {
     generation: Generation,
     files: Files,
-    doubted: Option<Settling>,
+    doubts: Doubts,
     arriving: Option<Arriving>,
     nodes: Arc<Nodes>,
+}
+
+impl Doubts {
+    /// These are doubted now.
+    fn follow(&mut self, keys: &BTreeSet<FileKey>, in_force: &Files, now: Instant) {
+        if keys.is_empty() {
+            *self = Self::default();
+            return;
+        }
+        if self.grown.is_none() {
+            self.steady = in_force.keys().cloned().collect();
+        }
+        self.since.retain(|key, _| keys.contains(key));
+        for key in keys {
+            if self.steady.remove(key) {
+                self.grown = Some(now);
+            }
+            self.since.entry(key.clone()).or_insert(now);
+        }
+    }
+
+    /// Those that do not count yet, each with what is left of its time.
+    fn open(&self, now: Instant) -> impl Iterator<Item = (&FileKey, Duration)> {
+        self.since.iter().filter_map(move |(key, since)| {
+            let since = self.grown.map_or(*since, |grown| grown.max(*since));
+            let left = DOUBT_SETTLE.saturating_sub(now.saturating_duration_since(since));
+            (!left.is_zero()).then_some((key, left))
+        })
+    }
 }
 
 impl Settling {
@@ -90,7 +131,7 @@ impl Contents {
     /// The folder is out of reach: nothing changes but the state.
     pub(super) fn lost(&mut self, loss: Loss) {
         self.arriving = None;
-        self.doubted = None;
+        self.doubts = Doubts::default();
         self.enter(Synchronisation::Lost(loss));
     }
 
@@ -102,8 +143,8 @@ impl Contents {
         listing: Listing,
         now: Instant,
     ) -> Option<Duration> {
-        if !listing.files.keys().any(|key| key.part == Part::Manifest) {
-            self.lost(Loss::Empty);
+        if let Some(loss) = loss(&listing.files) {
+            self.lost(loss);
             return None;
         }
         if self.nodes.is_synchronised() && generation == self.generation {
@@ -125,18 +166,11 @@ impl Contents {
             .filter(|(key, file)| doubtful(key, file))
             .map(|(key, _)| key.clone())
             .collect();
+        self.doubts.follow(&keys, &self.files, now);
         let mut wait = None;
-        if keys.is_empty() {
-            self.doubted = None;
-        } else {
-            let doubted = Settling::follow(self.doubted.take(), keys, now);
-            wait = doubted.left(DOUBT_SETTLE, now);
-            if wait.is_some() {
-                for key in &doubted.keys {
-                    listing.files.extend(self.files.remove_entry(key));
-                }
-                self.doubted = Some(doubted);
-            }
+        for (key, left) in self.doubts.open(now) {
+            listing.files.extend(self.files.remove_entry(key));
+            wait = Some(wait.map_or(left, |wait: Duration| wait.min(left)));
         }
         self.adopt(self.generation, listing.files, listing.misnamed);
         wait
@@ -200,6 +234,18 @@ impl Contents {
     }
 }
 
+/// How the folder is lost although it can be listed.
+fn loss(files: &Files) -> Option<Loss> {
+    let mut loss = Loss::Empty;
+    for (_, file) in files.iter().filter(|(key, _)| key.part == Part::Manifest) {
+        match file.content.as_ref().map_err(Arc::as_ref) {
+            Err(ManifestError::Unreadable(error)) => loss = Loss::Unreadable(error.to_string()),
+            Ok(_) | Err(_) => return None,
+        }
+    }
+    Some(loss)
+}
+
 /// The Nodes that the files tell; those that are as before are shared with it.
 fn snapshot(files: &Files, before: &BTreeMap<NodeName, Arc<Node>>) -> Nodes {
     let mut next = Nodes {
@@ -242,12 +288,14 @@ fn node(manifest: &Node, files: &Files) -> Node {
         uid: manifest.uid.clone(),
         annotations: BTreeMap::new(),
     };
-    let part = |part| {
-        let file = files.get(&FileKey {
+    let file = |part| {
+        files.get(&FileKey {
             node: manifest.name.clone(),
             part,
-        })?;
-        match &file.content {
+        })
+    };
+    let part = |part| {
+        match &file(part)?.content {
             Ok(document) => match &**document {
                 Document::Annotated(annotated) => Some(annotated),
                 Document::Manifest(_) => None,
@@ -256,7 +304,11 @@ fn node(manifest: &Node, files: &Files) -> Node {
             Err(_) => Some(&silent),
         }
     };
-    manifest::join(manifest, part(Part::Record), part(Part::Requests))
+    let is_unread = |file: &ReadFile| file.content.is_err();
+    Node {
+        is_record_unread: file(Part::Record).is_some_and(is_unread),
+        ..manifest::join(manifest, part(Part::Record), part(Part::Requests))
+    }
 }
 
 #[cfg(test)]

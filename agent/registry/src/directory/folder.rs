@@ -173,7 +173,8 @@ fn look(
     let stat = match rustix::fs::statat(folder, name, AtFlags::empty()) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(loss(error)),
+        Err(error) if is_shortage(error) => return Err(loss(error)),
+        Err(error) => return unfollowed(folder, name, known, error),
     };
     let stamp = stamp(&stat);
     if let Some(known) = known.filter(|known| known.stamp == stamp) {
@@ -193,8 +194,7 @@ fn look(
     let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(None),
-        // Out of descriptors or memory: that says nothing about the file.
-        Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(loss(error)),
+        Err(error) if is_shortage(error) => return Err(loss(error)),
         Err(error) => return Ok(refused(ManifestError::Unreadable(error.into()))),
     };
     // The file may be another by now; what was read is what the stamp must belong to.
@@ -204,6 +204,32 @@ fn look(
         .map(Arc::new)
         .map_err(Arc::new);
     Ok(Some(ReadFile { stamp, content }))
+}
+
+/// A name that cannot be looked up: a link whose trouble is its own, as the entry itself can be
+/// seen. Else the trouble is the folder's, and says nothing about the file.
+fn unfollowed(
+    folder: &OwnedFd,
+    name: &str,
+    known: Option<&ReadFile>,
+    error: Errno,
+) -> Result<Option<ReadFile>, Loss> {
+    let stamp = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(link) => stamp(&link),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(loss(error)),
+    };
+    // The same refusal again, so that nothing looks changed.
+    let known = known.filter(|known| known.stamp == stamp).cloned();
+    Ok(Some(known.unwrap_or_else(|| ReadFile {
+        stamp,
+        content: Err(Arc::new(ManifestError::Unreadable(error.into()))),
+    })))
+}
+
+/// Out of descriptors or memory: that says nothing about a file.
+const fn is_shortage(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
 fn read(file: OwnedFd) -> Result<Vec<u8>, ManifestError> {

@@ -250,6 +250,7 @@ async fn a_garbage_record_leaves_a_node_without_a_record_and_a_reason() {
         .until(|nodes| nodes.rejected.contains_key(&name("n1")))
         .await;
     assert_eq!(nodes.rejected[&name("n1")].part, Part::Record);
+    assert!(Fixture::get(&nodes, "n1").is_record_unread);
     // Nobody speaks in its place: that could be a downgrade.
     assert!(Fixture::get(&nodes, "n1").annotations.is_empty());
     // The agent itself mends it.
@@ -260,7 +261,8 @@ async fn a_garbage_record_leaves_a_node_without_a_record_and_a_reason() {
         .await
         .expect("published");
     assert_eq!(published, Published::Written);
-    f.until_node("n1", mode_is("encrypted")).await;
+    let nodes = f.until_node("n1", mode_is("encrypted")).await;
+    assert!(!Fixture::get(&nodes, "n1").is_record_unread);
 }
 
 #[tokio::test]
@@ -288,6 +290,58 @@ async fn what_is_not_a_file_of_a_node_is_ignored_or_refused_without_harm() {
     assert_eq!(rejected, ["n3", "n4", "n6"]);
     let misnamed: Vec<&str> = nodes.misnamed.iter().map(String::as_str).collect();
     assert_eq!(misnamed, ["Not_A_Node.yaml"]);
+}
+
+#[tokio::test]
+async fn a_link_that_leads_nowhere_harms_its_node_alone() {
+    let mut f = Fixture::with(&["n1", "n2"]).await;
+    let link = |target: &str, file: &str| {
+        std::os::unix::fs::symlink(target, f.path(file)).expect("a link");
+    };
+    link("n3.yaml", "n3.yaml");
+    link("n1.yaml/inside", "n4.yaml");
+    link(&"x".repeat(300), "n5.yaml");
+    link("n2.podwire.yaml", "n2.podwire.yaml");
+    f.write("n7.yaml", &manifest("n7", "a", 7));
+    let nodes = f.until_node("n7", |_| true).await;
+    assert!(nodes.is_synchronised());
+    let names: Vec<String> = nodes.nodes.keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["n1", "n2", "n7"]);
+    let rejected: Vec<(&str, Part)> = nodes
+        .rejected
+        .iter()
+        .map(|(name, rejection)| (name.as_str(), rejection.part))
+        .collect();
+    let manifests = ["n3", "n4", "n5"].map(|name| (name, Part::Manifest));
+    assert_eq!(rejected, [&[("n2", Part::Record)], &manifests[..]].concat());
+    // Another look finds the same, which is no change.
+    f.write("n8.yaml", &manifest("n8", "a", 8));
+    let after = f.until_node("n8", |_| true).await;
+    assert_eq!(after.rejected, nodes.rejected);
+}
+
+#[tokio::test]
+async fn a_folder_of_links_none_of_which_can_be_followed_is_a_lost_folder() {
+    let folder = tempfile::tempdir().expect("folder");
+    let behind = folder.path().join("behind");
+    fs::create_dir(&behind).expect("folder");
+    let mut f = Fixture::over(folder, |path| {
+        for (octet, name) in (1..).zip(["n1", "n2"]) {
+            let file = format!("{name}.yaml");
+            fs::write(behind.join(&file), manifest(name, "a", octet)).expect("write");
+            let target = Path::new("../behind").join(&file);
+            std::os::unix::fs::symlink(target, path.join(&file)).expect("a link");
+        }
+    });
+    let before = f.until(Nodes::is_synchronised).await;
+    fs::rename(&behind, f.folder.path().join("away")).expect("move");
+    fs::write(&behind, "a file in the folder's place").expect("write");
+    // A file that is nobody's makes the folder be looked at.
+    fs::write(f.path("look.txt"), "").expect("write");
+    let lost = f
+        .until(|nodes| matches!(nodes.state, Synchronisation::Lost(Loss::Unreadable(_))))
+        .await;
+    assert_eq!(lost.nodes, before.nodes);
 }
 
 #[tokio::test]

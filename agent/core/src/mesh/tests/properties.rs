@@ -13,7 +13,7 @@ struct Claim {
     cidr: usize,
     own_cidr: bool,
     addresses: Vec<usize>,
-    keys: (u32, Option<u32>, Option<u32>),
+    keys: (u32, Option<u32>, Option<u32>, Option<u32>),
     host_network: bool,
     confirmed: Option<u32>,
 }
@@ -48,6 +48,7 @@ fn claim() -> impl Strategy<Value = Claim> {
             0_u32..10,
             proptest::option::of(0_u32..10),
             proptest::option::of(0_u32..10),
+            proptest::option::weighted(0.2, 0_u32..10),
         ),
         proptest::bool::weighted(0.2),
         proptest::option::of(0_u32..10),
@@ -74,7 +75,7 @@ impl Claim {
         } else {
             net(CIDRS[self.cidr])
         };
-        let (current, other, next) = self.keys;
+        let (current, other, next, previous) = self.keys;
         let record = Record {
             mode: if self.host_network {
                 Mode::HostNetwork
@@ -85,6 +86,7 @@ impl Claim {
             endpoints: Vec::new(),
             current: keys(current, other.as_slice()),
             next: next.and_then(|next| keys(next, &[])),
+            previous: previous.and_then(|previous| keys(previous, &[])),
             ..record(1)
         };
         // Mostly none: a node address in a pod CIDR is rare.
@@ -99,6 +101,7 @@ impl Claim {
             pod_cidrs: vec![cidr],
             addresses: addresses.map(|text| address(text)).collect(),
             annotations: record.to_annotations(),
+            is_record_unread: false,
         }
     }
 
@@ -158,7 +161,16 @@ fn assert_exclusive(
         let Ok(Some(record)) = parsed else {
             panic!("a peer without a record: {parsed:?}")
         };
-        let unique: BTreeSet<PublicKey> = record.public_keys().collect();
+        let counts = |slot| {
+            let mut found = mesh.contested.get(node).into_iter().flatten();
+            !found.any(|contested| contested.slot == slot)
+        };
+        let beside = [
+            record.next.filter(|_| counts(KeySlot::Next)),
+            record.previous.filter(|_| counts(KeySlot::Previous)),
+        ];
+        let counting = beside.iter().chain([&record.current]).flatten();
+        let unique: BTreeSet<PublicKey> = counting.flat_map(LaneKeys::keys).collect();
         for key in unique {
             prop_assert!(
                 owners.insert(key, node).is_none(),
@@ -226,6 +238,43 @@ proptest! {
             after.refusals.insert(refused.clone(), before.refusals[refused].clone());
             prop_assert_eq!(&after, &before, "without {}", refused);
         }
+    }
+
+    #[test]
+    fn naming_a_key_beside_the_one_in_force_costs_nobody_its_place(
+        claims in proptest::collection::vec(claim(), 2..12),
+        key_number in 0_u32..10,
+        copier in any::<proptest::sample::Index>(),
+        is_next in any::<bool>(),
+    ) {
+        let mut nodes = registry(claims.iter().map(Claim::node));
+        let incumbents: Incumbents = claims.iter().filter_map(Claim::incumbent).collect();
+        let before = desired_mesh(&nodes, &own(), &incumbents, &policy());
+        let confirmed = |it: &Incumbent| {
+            it.public_key == key(key_number) || it.other_lanes.contains(&key(key_number))
+        };
+        prop_assume!(!before.peers.is_empty() && !incumbents.values().any(confirmed));
+        let name = before.peers.keys().nth(copier.index(before.peers.len())).expect("one");
+        let mut node = Node::clone(&nodes[name]);
+        let mut record = annotations::parse(&node.annotations).expect("valid").expect("there");
+        // A slot that is in use frees what it held, and a confirmed key in it makes an incumbent.
+        let slot = if is_next { &mut record.next } else { &mut record.previous };
+        prop_assume!(slot.is_none());
+        *slot = keys(key_number, &[]);
+        // What an incumbent names is no newcomer's: nobody has reached that one yet.
+        let has_in_force = |it: &&NodeName| {
+            let record = annotations::parse(&nodes[*it].annotations).expect("valid");
+            let keys = record.and_then(|record| record.current);
+            keys.is_some_and(|keys| keys.keys().any(|it| it == key(key_number)))
+        };
+        let mut others = before.peers.keys().filter(|it| *it != name);
+        prop_assume!(!incumbents.contains_key(name) || !others.any(|it| has_in_force(&it)));
+        node.annotations = record.to_annotations();
+        // A key of two lanes makes no record.
+        prop_assume!(annotations::parse(&node.annotations) == Ok(Some(record)));
+        nodes.insert(name.clone(), Arc::new(node));
+        let after = desired_mesh(&nodes, &own(), &incumbents, &policy());
+        prop_assert_eq!(&after.peers, &before.peers, "{} names {}", name, key_number);
     }
 
     #[test]

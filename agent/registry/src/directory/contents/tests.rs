@@ -1,6 +1,5 @@
 use super::super::folder::{ReadFile, Stamp};
 use super::*;
-use crate::manifest::ManifestError;
 
 /// A folder as text: `n1` is a manifest, `n1!` a broken one.
 fn listing(names: &[&str], base: &Files) -> Listing {
@@ -34,6 +33,7 @@ fn listing(names: &[&str], base: &Files) -> Listing {
                 pod_cidrs: Vec::new(),
                 addresses: Vec::new(),
                 annotations: BTreeMap::new(),
+                is_record_unread: false,
             })),
         );
     }
@@ -142,6 +142,46 @@ fn a_folder_that_is_being_emptied_loses_no_node() {
     folder.look(1, &[]);
     assert_eq!(*folder.state(), Synchronisation::Lost(Loss::Empty));
     assert_eq!(folder.names(), all);
+}
+
+#[test]
+fn a_file_that_comes_and_goes_holds_back_no_other_that_is_missing() {
+    for away in [&["n1", "n3!"][..], &["n1"]] {
+        let mut folder = Folder::with(&["n1", "n2", "n3"]);
+        let mut waited = Duration::ZERO;
+        while folder.names().contains(&"n2") {
+            let is_away = (waited.as_millis() / TICK.as_millis()) % 2 == 1;
+            folder.look(1, if is_away { away } else { &["n1", "n3"] });
+            assert!(folder.names().contains(&"n3"), "never away for long");
+            assert!(waited <= 2 * DOUBT_SETTLE, "n2 is in force with {away:?}");
+            folder.after(TICK);
+            waited += TICK;
+        }
+        assert!(waited >= DOUBT_SETTLE);
+        // It still waits its own time when it goes for good.
+        folder.look(1, &["n1", "n3"]);
+        assert_eq!(folder.look(1, &["n1"]), Some(DOUBT_SETTLE));
+        assert_eq!(folder.names(), ["n1", "n3"]);
+        assert_eq!(folder.after(DOUBT_SETTLE).look(1, &["n1"]), None);
+        assert_eq!(folder.names(), ["n1"]);
+    }
+}
+
+#[test]
+fn many_files_that_come_and_go_hold_back_a_missing_one_once_each() {
+    let all = ["n1", "n2", "n3", "n4", "n5"];
+    let mut folder = Folder::with(&all);
+    let mut looks = 0;
+    while folder.names().contains(&"n5") {
+        // Each is away for one look in four, and never two at once.
+        let away = all[looks % 4];
+        let there: Vec<&str> = all[..4].iter().copied().filter(|it| *it != away).collect();
+        folder.look(1, &there);
+        assert!(all[..4].iter().all(|it| folder.names().contains(it)));
+        folder.after(DOUBT_SETTLE - TICK);
+        looks += 1;
+        assert!(looks <= 8, "n5 is in force");
+    }
 }
 
 #[test]
