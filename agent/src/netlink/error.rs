@@ -179,7 +179,7 @@ fn family_remedy(network: &IpNet, error: &io::Error) -> &'static str {
 
 fn rule_remedy(network: &IpNet, error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
-        Some(Errno::EXIST) => ": somebody else has the same rule under another protocol: remove it",
+        Some(Errno::EXIST) => ": somebody else has the same rule, inverted: remove it",
         _ => family_remedy(network, error),
     }
 }

@@ -91,8 +91,8 @@ fn is(shown: &RuleMessage, rule: &RuleMessage) -> bool {
             .all(|attribute| rule.attributes.contains(attribute) || says_nothing(attribute))
 }
 
-/// Adds a rule; one of ours that is there is fine. The kernel does not tell two rules apart by
-/// their protocol, so that somebody else's may be in its place.
+/// Adds a rule; one of ours that is there is fine. The kernel does not tell a rule from the same
+/// one with `not`, so that somebody else's may be in its place.
 pub(super) async fn add(handle: &Handle, rule: &Rule) -> io::Result<()> {
     let request = RouteNetlinkMessage::NewRule(message(rule));
     match change(handle, request, NLM_F_CREATE | NLM_F_EXCL).await {

@@ -561,6 +561,7 @@ fn policy_rules_are_added_once_observed_and_removed_and_others_stay() {
         ip("rule add priority 120 to 10.244.0.0/16 lookup 118 protocol 119");
         ip("rule add priority 120 to 10.244.0.0/16 fwmark 1 lookup 119 protocol 118");
         ip("rule add priority 120 from 10.244.0.0/16 lookup 119 protocol 119");
+        ip("rule add priority 120 to 10.244.0.0/16 lookup 119 protocol 118");
         ip("rule add priority 119 to 10.244.0.0/16 lookup 119 protocol 119");
         let before = shown();
         let rules = [
@@ -604,10 +605,13 @@ fn policy_rules_are_added_once_observed_and_removed_and_others_stay() {
             assert_eq!(shown(), before);
         }
         // The kernel takes it for the same.
-        ip("rule add priority 120 to 10.244.0.0/16 lookup 119 protocol 118");
+        ip("rule add priority 120 not to 10.244.0.0/16 lookup 119 protocol 119");
         let occupied = netlink.apply(&Change::AddRule(rules[2])).await;
         let told = occupied.expect_err("occupied").to_string();
-        assert!(told.contains("somebody else has the same rule"), "{told}");
+        assert!(
+            told.contains("somebody else has the same rule, inverted"),
+            "{told}"
+        );
     });
 }
 

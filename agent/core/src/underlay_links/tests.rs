@@ -75,6 +75,7 @@ fn found(links: &[Link], paths: &Underlay, known: &UnderlayLinks) -> UnderlayLin
         },
         peers: BTreeMap::new(),
         refusals: BTreeMap::new(),
+        contested: BTreeMap::new(),
     };
     underlay_links(links, paths, &mesh, "podwire0", known)
 }
