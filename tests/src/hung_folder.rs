@@ -5,18 +5,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
-};
+use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
+
+use crate::scratch::Scratch;
 
 /// A folder that never answers; when it ends, whoever waits for it gets an error.
 #[derive(Debug)]
 pub struct HungFolder {
-    root: OwnedFd,
+    root: Scratch,
     /// The side that would have to answer.
     _server: File,
 }
@@ -38,12 +37,7 @@ impl HungFolder {
         ] {
             fsconfig_set_string(&context, option, value)?;
         }
-        fsconfig_create(&context)?;
-        let root = fsmount(
-            &context,
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::empty(),
-        )?;
+        let root = Scratch::mount(&context)?;
         Ok(Self {
             root,
             _server: server,
@@ -53,10 +47,6 @@ impl HungFolder {
     /// Its path, for this and other processes, as long as this value lives. Looking at it hangs.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            self.root.as_raw_fd()
-        ))
+        self.root.path()
     }
 }

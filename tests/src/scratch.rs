@@ -51,9 +51,14 @@ impl Scratch {
     fn with(size: &str) -> io::Result<Self> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(&context, "size", size)?;
-        fsconfig_create(&context)?;
+        Self::mount(&context)
+    }
+
+    /// The file system that a context of `fsopen` describes, mounted nowhere.
+    pub(crate) fn mount(context: &OwnedFd) -> io::Result<Self> {
+        fsconfig_create(context)?;
         let root = fsmount(
-            &context,
+            context,
             FsMountFlags::FSMOUNT_CLOEXEC,
             MountAttrFlags::empty(),
         )?;

@@ -17,7 +17,7 @@ use crate::netlink::{self, Netlink};
 /// what is missing beside it, or all, is put in place.
 ///
 /// # Errors
-/// The first one. Each of the two guards is installed also where the other one cannot be.
+/// The first one. Table and covers are installed each also where the other cannot be.
 pub(super) async fn close(
     netlink: &mut Netlink,
     name: &NodeName,

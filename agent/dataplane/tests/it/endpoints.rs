@@ -11,6 +11,17 @@ fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
+/// Each of the two nodes has found the other at an endpoint of this kind.
+fn assert_both_use(network: &Network, is_of_family: fn(&SocketAddr) -> bool) {
+    for (from, to) in [(0, 1), (1, 0)] {
+        let endpoint = network.lane_status(from, to, 0).endpoint;
+        assert!(
+            endpoint.as_ref().is_some_and(is_of_family),
+            "{from} to {to}: {endpoint:?}"
+        );
+    }
+}
+
 /// Node 0 is behind NAT, at the returned address.
 fn behind_nat() -> (Network, SocketAddr) {
     let outside = address("198.51.100.7:40000");
@@ -106,13 +117,7 @@ fn the_other_family_is_tried_when_one_does_not_answer() {
     }
     // What waited while IPv6 was tried is delivered too.
     network.assert_all_delivered(1, 30);
-    for (from, to) in [(0, 1), (1, 0)] {
-        let endpoint = network.lane_status(from, to, 0).endpoint;
-        assert!(
-            endpoint.is_some_and(|endpoint| endpoint.is_ipv4()),
-            "{endpoint:?}"
-        );
-    }
+    assert_both_use(&network, SocketAddr::is_ipv4);
     network.ping(1, 0, 0);
     network.run(milliseconds(10));
     network.assert_all_delivered(0, 1);
@@ -127,13 +132,7 @@ fn a_lost_initiation_moves_nobody_to_the_other_family() {
     network.ping(0, 1, 0);
     network.run(seconds(6));
     network.assert_all_delivered(1, 1);
-    for (from, to) in [(0, 1), (1, 0)] {
-        let endpoint = network.lane_status(from, to, 0).endpoint;
-        assert!(
-            endpoint.is_some_and(|endpoint| endpoint.is_ipv6()),
-            "{endpoint:?}"
-        );
-    }
+    assert_both_use(&network, SocketAddr::is_ipv6);
 }
 
 #[test]
@@ -180,13 +179,7 @@ fn a_family_that_carries_one_direction_only_is_left_before_there_is_a_session() 
         network.ping(1, 0, 0);
         network.run(milliseconds(10));
         network.assert_all_delivered(0, 1);
-        for (from, to) in [(0, 1), (1, 0)] {
-            let endpoint = network.lane_status(from, to, 0).endpoint;
-            assert!(
-                endpoint.is_some_and(|endpoint| endpoint.is_ipv4()),
-                "{mute}: {endpoint:?}"
-            );
-        }
+        assert_both_use(&network, SocketAddr::is_ipv4);
     }
 }
 
