@@ -206,6 +206,17 @@ pub(super) async fn addresses(handle: &Handle, index: u32) -> io::Result<BTreeSe
     Ok(of_link.map(|(_, network)| network).collect())
 }
 
+/// All links.
+pub(super) async fn all_links(handle: &Handle) -> io::Result<Vec<LinkMessage>> {
+    let query = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let links = dump(handle, query).await?.into_iter();
+    let links = links.filter_map(|message| match message {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
+        _ => None,
+    });
+    Ok(links.collect())
+}
+
 /// All addresses, each with the index of its link.
 pub(super) async fn all_addresses(handle: &Handle) -> io::Result<Vec<(u32, IpNet)>> {
     let query = RouteNetlinkMessage::GetAddress(AddressMessage::default());

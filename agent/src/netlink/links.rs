@@ -7,12 +7,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use podwire_core::underlay_links::{Link, LinkKind};
 use rtnetlink::Handle;
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::RouteAttribute;
 
-use super::device::all_addresses;
-use super::exchange::dump;
+use super::device::{all_addresses, all_links};
 use super::route::{Routes, ip};
 use super::underlay::route_to;
 
@@ -97,12 +95,10 @@ async fn addresses_by_link(handle: &Handle) -> io::Result<BTreeMap<u32, BTreeSet
 }
 
 async fn dumped(handle: &Handle) -> io::Result<Vec<(u32, Dumped)>> {
-    let messages = dump(handle, RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
-    let links = messages.into_iter().filter_map(|message| match message {
-        RouteNetlinkMessage::NewLink(message) => Some((message.header.index, link(message))),
-        _ => None,
-    });
-    Ok(links.collect())
+    let links = all_links(handle).await?.into_iter();
+    Ok(links
+        .map(|message| (message.header.index, link(message)))
+        .collect())
 }
 
 fn link(message: LinkMessage) -> Dumped {

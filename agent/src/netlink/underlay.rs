@@ -13,7 +13,8 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage,
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
-use super::exchange::{dump, get};
+use super::device::all_links;
+use super::exchange::get;
 use super::route::mtu_in;
 
 /// What a path takes from its link.
@@ -49,12 +50,10 @@ pub(super) async fn underlay(
 }
 
 async fn links(handle: &Handle) -> io::Result<BTreeMap<u32, Link>> {
-    let messages = dump(handle, RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
-    let links = messages.into_iter().filter_map(|message| match message {
-        RouteNetlinkMessage::NewLink(message) => Some((message.header.index, link(message))),
-        _ => None,
-    });
-    Ok(links.collect())
+    let links = all_links(handle).await?.into_iter();
+    Ok(links
+        .map(|message| (message.header.index, link(message)))
+        .collect())
 }
 
 fn link(message: LinkMessage) -> Link {
