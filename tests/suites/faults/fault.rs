@@ -183,6 +183,12 @@ pub(crate) fn heal(scene: &Scene, faults: &[Fault]) -> Result<()> {
         scene.node().create_pods()?;
     }
     scene.send_from_all()?;
+    // A mesh of quick agents is whole before the owner of a record misses it.
+    let record = scene.bed.directory().record_path(scene.bed.node(2).name());
+    until(CONVERGENCE, "the record to be there again", || {
+        ensure!(record.is_file(), "no file {}", record.display());
+        Ok(())
+    })?;
     scene.whole()
 }
 
