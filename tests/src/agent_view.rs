@@ -101,6 +101,8 @@ pub struct Peer {
     pub public_key: Option<String>,
     /// Where lane 0 sends.
     pub endpoint: Option<String>,
+    /// Where each lane sends.
+    pub lane_endpoints: Vec<Option<SocketAddr>>,
     /// What it may be the source of.
     pub pod_cidrs: Vec<String>,
     /// Lanes with a confirmed session.

@@ -1,12 +1,13 @@
 //! What an agent keeps in the kernel of its node, and how soon it is back after damage.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::agent_view::{CONVERGENCE, routes, rules};
+use crate::agent_view::{CONVERGENCE, peers, routes, rules};
 use crate::node::Node;
 use crate::until::until;
 
@@ -16,6 +17,11 @@ const SETTINGS: [&str; 3] = [
     "ipv4/conf/podwire0/forwarding",
     "ipv6/conf/podwire0/addr_gen_mode",
 ];
+
+/// The testbed's underlay, and what WireGuard and the headers in front of it take of it.
+const UNDERLAY_MTU: u32 = 1500;
+const OVERHEAD_IPV4: u32 = 60;
+const OVERHEAD_IPV6: u32 = 80;
 
 /// Device, addresses, routes, rules and guard table of a node, in lines that change only when what
 /// they stand for does: no index, no handle, no counter.
@@ -37,6 +43,34 @@ impl KernelState {
         let table = node.namespace().output("nft", &table, "")?;
         lines.extend(table.lines().map(str::to_owned));
         Ok(Self { lines })
+    }
+
+    /// This state, with the endpoints that a node of two families uses now: a fault of one family
+    /// leaves a lane on the other, and a route has the MTU that the larger header leaves.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn with_endpoints_of(&self, node: &Node) -> Result<Self> {
+        let over = |header: u32| format!(" mtu {}", UNDERLAY_MTU - header);
+        let (ipv4, ipv6) = (over(OVERHEAD_IPV4), over(OVERHEAD_IPV6));
+        let peers = peers(node)?;
+        let (smaller, others): (Vec<_>, Vec<_>) = peers.iter().partition(|peer| {
+            let mut endpoints = peer.lane_endpoints.iter().flatten();
+            endpoints.any(SocketAddr::is_ipv6)
+        });
+        let is_smaller = |line: &str| {
+            let mut cidrs = smaller.iter().flat_map(|peer| &peer.pod_cidrs);
+            cidrs.any(|cidr| line.starts_with(&format!("{cidr} ")))
+                // The device has the largest of them.
+                || others.is_empty() && line.starts_with("device ")
+        };
+        let with_endpoints = |line: &String| match is_smaller(line) {
+            true => line.replace(&ipv4, &ipv6),
+            false => line.clone(),
+        };
+        Ok(Self {
+            lines: self.lines.iter().map(with_endpoints).collect(),
+        })
     }
 
     /// That a node is in this state, or what of it is missing and what is there instead.

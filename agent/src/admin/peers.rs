@@ -57,6 +57,10 @@ fn row(name: &NodeName, peer: &Peer, live: Option<PeerStatus>) -> PeerRow {
             .first()
             .and_then(|lane| lane.endpoint)
             .map(|endpoint| endpoint.to_string()),
+        lane_endpoints: lanes
+            .iter()
+            .map(|lane| lane.endpoint.map(|endpoint| endpoint.to_string()))
+            .collect(),
         pod_cidrs: peer.pod_cidrs.iter().map(ToString::to_string).collect(),
         latest_handshake_seconds: lanes
             .iter()

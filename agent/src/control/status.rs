@@ -102,7 +102,11 @@ pub(crate) struct PeerRow {
     /// `up`, `handshaking`, `idle`, `down`; `plaintext` or `closed` for the other modes.
     pub(crate) state: String,
     pub(crate) public_key: Option<String>,
+    /// Where lane 0 sends.
     pub(crate) endpoint: Option<String>,
+    /// Where each lane sends: one that has met a fault of one family may be on the other.
+    #[serde(default)]
+    pub(crate) lane_endpoints: Vec<Option<String>>,
     pub(crate) pod_cidrs: Vec<String>,
     /// Seconds since the last completed handshake.
     pub(crate) latest_handshake_seconds: Option<u64>,

@@ -60,7 +60,7 @@ fn run(context: &Context, plan: &FaultPlan) -> Result<Outcome> {
     let recovery = recover(&bed, &pulse)?;
     for (node, kept) in bed.nodes().iter().zip(&kept) {
         until(CONVERGENCE, "the node to be as it was", || {
-            kept.is_that_of(node)?;
+            kept.with_endpoints_of(node)?.is_that_of(node)?;
             is_well(&bed, node)
         })?;
     }
