@@ -145,6 +145,17 @@ impl Capture {
             .context("changing the capture")
     }
 
+    /// Stops to listen, or begins again: a capture costs each frame a moment, which a measurement
+    /// of speed would pay. What passes meanwhile is in no report.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn suspend(&self, suspended: bool) -> Result<()> {
+        self.control
+            .listen(!suspended)
+            .context("suspending the capture")
+    }
+
     /// Also writes every frame from now on to a pcap file.
     ///
     /// # Errors

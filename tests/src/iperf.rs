@@ -17,6 +17,17 @@ const PORT: u16 = 5201;
 /// A server that does not listen by then never will.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(20);
 
+/// Which way the streams send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IperfDirection {
+    /// From client to server.
+    Forward,
+    /// From server to client.
+    Reverse,
+    /// Both at once, so many streams each.
+    Both,
+}
+
 /// One TCP measurement. Before it, [`crate::capture::Capture::search_payloads`] should be false.
 #[derive(Debug, Clone)]
 pub struct Iperf<'a> {
@@ -26,6 +37,8 @@ pub struct Iperf<'a> {
     seconds: u32,
     streams: u32,
     processes: Vec<u32>,
+    direction: IperfDirection,
+    congestion: Option<String>,
 }
 
 /// What it found.
@@ -62,6 +75,8 @@ impl<'a> Iperf<'a> {
             seconds: 5,
             streams: 1,
             processes: Vec::new(),
+            direction: IperfDirection::Forward,
+            congestion: None,
         }
     }
 
@@ -93,6 +108,20 @@ impl<'a> Iperf<'a> {
         self
     }
 
+    /// That way.
+    #[must_use]
+    pub fn direction(mut self, direction: IperfDirection) -> Self {
+        self.direction = direction;
+        self
+    }
+
+    /// With this TCP congestion control at both ends, in place of the kernel's choice.
+    #[must_use]
+    pub fn congestion(mut self, algorithm: &str) -> Self {
+        self.congestion = Some(algorithm.to_owned());
+        self
+    }
+
     /// Runs it.
     ///
     /// # Errors
@@ -103,10 +132,16 @@ impl<'a> Iperf<'a> {
         self.wait_listening()?;
         let before = self.cpu_seconds()?;
         let (seconds, streams) = (self.seconds.to_string(), self.streams.to_string());
-        let client = self.spawn(
-            self.from,
-            &["-c", &address, "-t", &seconds, "-P", &streams, "-J"],
-        )?;
+        let mut arguments = vec!["-c", &address, "-t", &seconds, "-P", &streams, "-J"];
+        arguments.extend(match self.direction {
+            IperfDirection::Forward => None,
+            IperfDirection::Reverse => Some("--reverse"),
+            IperfDirection::Both => Some("--bidir"),
+        });
+        if let Some(algorithm) = &self.congestion {
+            arguments.extend(["-C", algorithm]);
+        }
+        let client = self.spawn(self.from, &arguments)?;
         let output = client.wait_with_output()?;
         let cpu_seconds = self.cpu_seconds()? - before;
         let report: serde_json::Value =
@@ -115,13 +150,20 @@ impl<'a> Iperf<'a> {
             bail!("iperf3 from {} to {address}: {error}", self.from.name());
         }
         server.0.wait()?;
-        let received = &report["end"]["sum_received"];
+        let end = &report["end"];
+        // The second of each pair is there where both ends send.
+        let received = [&end["sum_received"], &end["sum_received_bidir_reverse"]];
+        let sent = [&end["sum_sent"], &end["sum_sent_bidir_reverse"]];
+        let rate = received[0]["bits_per_second"].as_f64().context("no rate")?;
+        let rate_back = received[1]["bits_per_second"].as_f64();
+        received[0]["bytes"].as_u64().context("no bytes")?;
         Ok(IperfResult {
-            gbits_per_second: received["bits_per_second"].as_f64().context("no rate")? / 1e9,
-            bytes: received["bytes"].as_u64().context("no bytes")?,
-            retransmits: report["end"]["sum_sent"]["retransmits"]
-                .as_u64()
-                .unwrap_or(0),
+            gbits_per_second: (rate + rate_back.unwrap_or(0.0)) / 1e9,
+            bytes: received.iter().filter_map(|sum| sum["bytes"].as_u64()).sum(),
+            retransmits: sent
+                .iter()
+                .filter_map(|sum| sum["retransmits"].as_u64())
+                .sum(),
             cpu_seconds,
         })
     }

@@ -69,7 +69,7 @@ pub use flood::{Attack, Flood, FloodCount, FloodPlan, attackers};
 pub use host::Host;
 pub use hung_folder::HungFolder;
 pub use impair::{Impairment, ImpairmentId};
-pub use iperf::{Iperf, IperfResult, cpu_seconds};
+pub use iperf::{Iperf, IperfDirection, IperfResult, cpu_seconds};
 pub use link::{Link, LinkCount, LinkQuality};
 pub use matrix::{Matrix, PairResult};
 pub use namespace::Namespace;

@@ -170,6 +170,12 @@ impl Control {
         Ok(u64::from(statistics.tp_drops))
     }
 
+    /// Hears every frame, or none: protocol 0 takes the socket out of the kernel's way.
+    pub(super) fn listen(&self, listens: bool) -> io::Result<()> {
+        let protocol = if listens { libc::ETH_P_ALL } else { 0 };
+        self.socket.bind(&link_address(protocol, 0))
+    }
+
     /// Takes whole frames, or their headers only.
     pub(super) fn take_whole_frames(&self, whole: bool, excluded: &[u32]) -> io::Result<()> {
         let bytes = if whole { WHOLE_FRAME } else { HEADERS_ONLY };

@@ -1,0 +1,65 @@
+//! The AEAD floor: what sealing and opening alone cost, with the cipher that boringtun uses.
+
+use anyhow::{Result, anyhow};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use rustix::time::{ClockId, clock_gettime};
+
+/// A full packet of a tunnel on Ethernet.
+const PACKET_BYTES: usize = 1420;
+
+/// Bytes of Poly1305's tag.
+const TAG_BYTES: usize = 16;
+
+/// Packets of one run: 0.3 GiB, which takes about a third of a second for each end.
+const PACKETS: u32 = 1 << 18;
+
+/// Processor seconds to seal and to open one GiB in packets of [`PACKET_BYTES`], on one thread:
+/// what both ends of a tunnel spend at least.
+///
+/// # Errors
+/// Never: the key has the length of one.
+pub(crate) fn measure() -> Result<f64> {
+    let unusable = |_| anyhow!("the cipher refuses what it has made itself");
+    let key = UnboundKey::new(&CHACHA20_POLY1305, &[7; 32]).map_err(unusable)?;
+    let key = LessSafeKey::new(key);
+    let mut packet = vec![0x5a; PACKET_BYTES + TAG_BYTES];
+    let began = thread_seconds();
+    for number in 0..PACKETS {
+        let (data, tag_bytes) = packet.split_at_mut(PACKET_BYTES);
+        let tag = key
+            .seal_in_place_separate_tag(nonce(number), Aad::empty(), data)
+            .map_err(unusable)?;
+        tag_bytes.copy_from_slice(tag.as_ref());
+        key.open_in_place(nonce(number), Aad::empty(), &mut packet)
+            .map_err(unusable)?;
+    }
+    let spent = thread_seconds() - began;
+    #[expect(clippy::cast_precision_loss, reason = "a number of bytes is exact in a double")]
+    let gib = (PACKETS as usize * PACKET_BYTES) as f64 / f64::from(1 << 30);
+    Ok(spent / gib)
+}
+
+fn nonce(number: u32) -> Nonce {
+    let mut bytes = [0; 12];
+    bytes[4..8].copy_from_slice(&number.to_le_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+/// Processor time of the calling thread.
+fn thread_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    #[expect(clippy::cast_precision_loss, reason = "seconds of a thread")]
+    let seconds = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
+    seconds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sealing_and_opening_takes_time() {
+        let seconds = measure().expect("a floor");
+        assert!((0.05..500.0).contains(&seconds), "{seconds} s/GiB");
+    }
+}

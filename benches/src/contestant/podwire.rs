@@ -1,0 +1,43 @@
+//! Podwire's agents, as a user starts them.
+
+use anyhow::Result;
+use podwire_testbed::{Topology, agent_view};
+
+use super::{Contestant, Counter};
+use crate::implementation::Implementation;
+use crate::programs::Programs;
+
+/// What Podwire's implementations need of a topology; others' stays as it is.
+pub(super) fn prepare(
+    topology: Topology,
+    implementation: Implementation,
+    programs: &Programs,
+) -> Result<Topology> {
+    if !implementation.is_podwire() {
+        return Ok(topology);
+    }
+    let arguments: &[&str] = match implementation {
+        Implementation::PodwireHostNetwork => &["--mode", "host-network"],
+        Implementation::PodwireOneLane => &["--mode", "encrypted", "--lanes", "1"],
+        _ => &["--mode", "encrypted"],
+    };
+    Ok(topology
+        .agent(programs.of(implementation)?)
+        .agent_arguments(arguments))
+}
+
+pub(super) fn start(contestant: &mut Contestant) -> Result<()> {
+    let bed = &contestant.bed;
+    let is_plaintext = contestant.implementation == Implementation::PodwireHostNetwork;
+    if is_plaintext {
+        bed.allow_plaintext();
+    }
+    bed.start_agents()?;
+    agent_view::wait_whole(bed)?;
+    let counter = || match is_plaintext {
+        true => Counter::Device("eth0".to_owned()),
+        false => Counter::Agent,
+    };
+    contestant.counters = bed.nodes().iter().map(|_| counter()).collect();
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! Other people's WireGuard in user space: one daemon a node, configured by its socket.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use podwire_testbed::{Node, until};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+use super::{Contestant, Counter, Daemon, TUNNEL_MTU, node_address, pods_of};
+use crate::implementation::Implementation;
+use crate::programs::Programs;
+use crate::uapi::{Peer, Uapi};
+
+/// Where Podwire's lane 0 listens too: the capture knows tunnels by it.
+pub(super) const PORT: u16 = 51880;
+
+/// A daemon has its socket by then.
+const START_DEADLINE: Duration = Duration::from_secs(20);
+
+pub(super) fn start(contestant: &mut Contestant, programs: &Programs) -> Result<()> {
+    let program = programs.of(contestant.implementation)?;
+    let secrets = secrets(contestant.bed.nodes())?;
+    for (index, node) in contestant.bed.nodes().iter().enumerate() {
+        let daemon = spawn(contestant, node, program)?;
+        let uapi = Uapi::of(&interface(contestant, node));
+        let peers = peers(contestant.bed.nodes(), &secrets, index)?;
+        configure(contestant, node, &uapi, &secrets[index], &peers)?;
+        contestant.daemons.push(daemon);
+        contestant.counters.push(Counter::Uapi(uapi));
+    }
+    Ok(())
+}
+
+/// One secret key for each node.
+pub(super) fn secrets(nodes: &[Node]) -> Result<Vec<StaticSecret>> {
+    let one = |_| {
+        let mut bytes = [0; 32];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+            .context("the kernel gives no random bytes")?;
+        Ok(StaticSecret::from(bytes))
+    };
+    nodes.iter().map(one).collect()
+}
+
+/// Everybody else's.
+pub(super) fn peers(nodes: &[Node], secrets: &[StaticSecret], own: usize) -> Result<Vec<Peer>> {
+    let others = nodes.iter().zip(secrets).enumerate();
+    others
+        .filter(|(index, _)| *index != own)
+        .map(|(_, (node, secret))| {
+            Ok(Peer {
+                public_key: PublicKey::from(secret).to_bytes(),
+                endpoint: SocketAddr::new(node_address(node)?, PORT),
+                allowed_ips: vec![pods_of(node)],
+            })
+        })
+        .collect()
+}
+
+/// Sockets of all interfaces are in one folder: each needs a name of its own, and at most fifteen
+/// letters.
+fn interface(contestant: &Contestant, node: &Node) -> String {
+    let letter = match contestant.implementation {
+        Implementation::WireguardGo => 'g',
+        Implementation::BoringtunCli => 'b',
+        _ => 'm',
+    };
+    let size = contestant.bed.nodes().len();
+    format!("wg{letter}{size}n{}", node.number())
+}
+
+fn spawn(contestant: &Contestant, node: &Node, program: &Path) -> Result<Daemon> {
+    let interface = interface(contestant, node);
+    let log = contestant.bed.folder().join(format!("logs/{interface}.log"));
+    let log = File::create(&log).with_context(|| format!("making {}", log.display()))?;
+    let mut command = Command::new(program);
+    command.arg("--foreground");
+    match contestant.implementation {
+        Implementation::WireguardGo => command.env("LOG_LEVEL", "error"),
+        // It would give up being root of the user namespace, and with it the device.
+        _ => command.arg("--disable-drop-privileges"),
+    };
+    command
+        .arg(&interface)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    let daemon = Daemon(node.namespace().spawn(command)?);
+    let socket = format!("/var/run/wireguard/{interface}.sock");
+    until(START_DEADLINE, "the daemon's socket", || {
+        UnixStream::connect(&socket).with_context(|| format!("connecting to {socket}"))
+    })?;
+    Ok(daemon)
+}
+
+fn configure(
+    contestant: &Contestant,
+    node: &Node,
+    uapi: &Uapi,
+    secret: &StaticSecret,
+    peers: &[Peer],
+) -> Result<()> {
+    let interface = interface(contestant, node);
+    uapi.configure(&secret.to_bytes(), PORT, peers)?;
+    let mut lines = vec![format!("link set {interface} mtu {TUNNEL_MTU} up")];
+    let networks = peers.iter().flat_map(|peer| &peer.allowed_ips);
+    lines.extend(networks.map(|network| format!("route add {network} dev {interface}")));
+    node.namespace().ip(&lines)
+}
+
+impl Contestant {
+    /// Kills a node's daemon and starts it again as from nothing: what an operator does, too.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) fn restart_daemon(&mut self, node: u8, programs: &Programs) -> Result<()> {
+        let _ = (node, programs);
+        anyhow::bail!("not yet")
+    }
+}

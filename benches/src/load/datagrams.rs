@@ -1,0 +1,324 @@
+//! Datagrams at a steady rate, many a system call, each counted where it arrives.
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use podwire_testbed::Host;
+use socket2::SockRef;
+
+use super::Stop;
+
+const PORT: u16 = 5301;
+
+/// Datagrams of one system call: what both ends of the path take in one go anyway.
+const BATCH: usize = 64;
+
+/// A sender that was held up makes up for so much at most: more would be a burst and no rate.
+const LAG_MAX: Duration = Duration::from_millis(20);
+
+/// Room for a burst at the receiver, so that what is lost is lost on the path.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// How soon the receiver sees that it shall end.
+const RECEIVE_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// What is on its way when the sender ends has arrived by then.
+const SETTLING_TIME: Duration = Duration::from_millis(100);
+
+/// What became of one run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Count {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    /// Of sending.
+    pub(crate) seconds: f64,
+}
+
+impl Count {
+    /// The share that did not arrive.
+    pub(crate) fn loss(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a share of millions")]
+        let share = self.received as f64 / self.sent.max(1) as f64;
+        1.0 - share
+    }
+
+    /// Datagrams that arrived, a second.
+    pub(crate) fn rate(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a rate of millions")]
+        let received = self.received as f64;
+        received / self.seconds
+    }
+}
+
+/// A receiver that waits in a pod.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    target: SocketAddr,
+    received: Arc<AtomicU64>,
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// Waits at an address of the host.
+    pub(crate) fn start(host: &Host, address: IpAddr) -> Result<Self> {
+        let target = SocketAddr::new(address, PORT);
+        let socket = host
+            .namespace()
+            .run(|| UdpSocket::bind(target))
+            .with_context(|| format!("waiting at {target}"))?;
+        socket.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
+        let buffer = SockRef::from(&socket);
+        // As far as the machine lets an unprivileged process have it.
+        let _ = buffer.set_recv_buffer_size(RECEIVE_BUFFER);
+        let (received, stop) = (Arc::new(AtomicU64::new(0)), Stop::default());
+        let thread = thread::Builder::new().name("receiver".to_owned()).spawn({
+            let (received, stop) = (Arc::clone(&received), stop.clone());
+            move || receive(&socket, &received, &stop)
+        })?;
+        Ok(Self {
+            target,
+            received,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Sends it datagrams of so many payload bytes at this rate for so long, and counts.
+    pub(crate) fn measure(
+        &self,
+        from: &Host,
+        bytes: usize,
+        per_second: u32,
+        duration: Duration,
+    ) -> Result<Count> {
+        let socket = from.namespace().run(|| -> Result<UdpSocket> {
+            let socket = UdpSocket::bind((unspecified(self.target), 0))?;
+            socket.connect(self.target)?;
+            Ok(socket)
+        })?;
+        let before = self.received.load(Ordering::Relaxed);
+        let (sent, seconds) = send(&socket, bytes, per_second, duration)?;
+        thread::sleep(SETTLING_TIME);
+        Ok(Count {
+            sent,
+            received: self.received.load(Ordering::Relaxed) - before,
+            seconds,
+        })
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.stop.set();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+pub(super) fn unspecified(target: SocketAddr) -> IpAddr {
+    match target {
+        SocketAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// Sends at a steady rate, as many datagrams a call as are due.
+fn send(
+    socket: &UdpSocket,
+    bytes: usize,
+    per_second: u32,
+    duration: Duration,
+) -> Result<(u64, f64)> {
+    let mut batch = Batch::new(bytes);
+    let rate = f64::from(per_second);
+    let (start, mut sent, mut offset) = (Instant::now(), 0_u64, 0.0_f64);
+    while start.elapsed() < duration {
+        let elapsed = start.elapsed().as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a count of a second")]
+        let mut due = (elapsed - offset) * rate - sent as f64;
+        let most = LAG_MAX.as_secs_f64() * rate;
+        if due > most {
+            // Time that the sender did not have is not made up for.
+            offset += (due - most) / rate;
+            due = most;
+        }
+        if due < 1.0 {
+            thread::sleep(Duration::from_secs_f64(((1.0 - due) / rate).max(20e-6)));
+            continue;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is from 1 to the batch"
+        )]
+        let count = (due as usize).min(BATCH);
+        sent += batch.send(socket, count)? as u64;
+    }
+    Ok((sent, start.elapsed().as_secs_f64()))
+}
+
+/// One system call's datagrams, all the same.
+struct Batch {
+    // The kernel reads it through `vectors`.
+    _payload: Box<[u8]>,
+    _vectors: Box<[libc::iovec]>,
+    messages: Box<[libc::mmsghdr]>,
+}
+
+impl Batch {
+    #[expect(unsafe_code, reason = "a message header's zeros are one without anything")]
+    fn new(bytes: usize) -> Self {
+        let mut payload = vec![0x5a_u8; bytes].into_boxed_slice();
+        let vector = libc::iovec {
+            iov_base: payload.as_mut_ptr().cast(),
+            iov_len: bytes,
+        };
+        let mut vectors = vec![vector; BATCH].into_boxed_slice();
+        let messages = vectors
+            .iter_mut()
+            .map(|vector| {
+                // SAFETY: all fields are integers and pointers, for which zero is valid.
+                let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
+                message.msg_hdr.msg_iov = ptr::from_mut(vector);
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        Self {
+            _payload: payload,
+            _vectors: vectors,
+            messages,
+        }
+    }
+
+    /// How many the kernel took.
+    #[expect(unsafe_code, reason = "std sends one datagram a call")]
+    fn send(&mut self, socket: &UdpSocket, count: usize) -> io::Result<usize> {
+        let count = libc::c_uint::try_from(count.min(BATCH)).unwrap_or(0);
+        // SAFETY: the headers point to vectors, and these to a payload, that live as long as self.
+        let sent = unsafe {
+            libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), count, 0)
+        };
+        match usize::try_from(sent) {
+            Ok(sent) => Ok(sent),
+            // The receiver's ICMP error about an earlier one, or a full queue: that one is lost.
+            Err(_) => match io::Error::last_os_error() {
+                error
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::ECONNREFUSED | libc::ENOBUFS | libc::EINTR)
+                    ) =>
+                {
+                    Ok(0)
+                }
+                error => Err(error),
+            },
+        }
+    }
+}
+
+/// Counts until it is told to stop.
+fn receive(socket: &UdpSocket, received: &AtomicU64, stop: &Stop) {
+    let mut incoming = Incoming::new();
+    while !stop.is_set() {
+        received.fetch_add(incoming.receive(socket), Ordering::Relaxed);
+    }
+}
+
+/// Room for one system call's datagrams, of which nothing but their number is wanted.
+struct Incoming {
+    _byte: Box<u8>,
+    _vectors: Box<[libc::iovec]>,
+    messages: Box<[libc::mmsghdr]>,
+}
+
+impl Incoming {
+    #[expect(unsafe_code, reason = "a message header's zeros are one without anything")]
+    fn new() -> Self {
+        // What does not fit is cut off: the copy would be paid for, and nobody reads it.
+        let mut byte = Box::new(0_u8);
+        let vector = libc::iovec {
+            iov_base: ptr::from_mut(byte.as_mut()).cast(),
+            iov_len: 1,
+        };
+        let mut vectors = vec![vector; BATCH].into_boxed_slice();
+        let messages = vectors
+            .iter_mut()
+            .map(|vector| {
+                // SAFETY: all fields are integers and pointers, for which zero is valid.
+                let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
+                message.msg_hdr.msg_iov = ptr::from_mut(vector);
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        Self {
+            _byte: byte,
+            _vectors: vectors,
+            messages,
+        }
+    }
+
+    #[expect(unsafe_code, reason = "std receives one datagram a call")]
+    fn receive(&mut self, socket: &UdpSocket) -> u64 {
+        let room = libc::c_uint::try_from(BATCH).unwrap_or(1);
+        // SAFETY: the headers point to vectors, and these to a byte, that live as long as self. No
+        // timeout: the socket has one of its own.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.messages.as_mut_ptr(),
+                room,
+                libc::MSG_WAITFORONE,
+                ptr::null_mut(),
+            )
+        };
+        // Nothing came, or an error about nothing that was sent.
+        u64::try_from(received).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_are_sent_at_their_rate_and_all_counted() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_read_timeout(Some(RECEIVE_TIMEOUT)).expect("set");
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        sender.connect(socket.local_addr().expect("bound")).expect("connected");
+        let (received, stop) = (Arc::new(AtomicU64::new(0)), Stop::default());
+        let thread = thread::spawn({
+            let (received, stop) = (Arc::clone(&received), stop.clone());
+            move || receive(&socket, &received, &stop)
+        });
+        let (sent, seconds) = send(&sender, 64, 10_000, Duration::from_millis(500)).expect("sent");
+        thread::sleep(SETTLING_TIME);
+        stop.set();
+        thread.join().expect("ended");
+        assert!((2_000..=5_100).contains(&sent), "{sent} in {seconds} s");
+        assert_eq!(received.load(Ordering::Relaxed), sent);
+    }
+
+    #[test]
+    fn loss_is_the_share_that_did_not_arrive() {
+        let count = Count {
+            sent: 1000,
+            received: 999,
+            seconds: 2.0,
+        };
+        assert!((count.loss() - 0.001).abs() < 1e-9);
+        assert!((count.rate() - 499.5).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,60 @@
+//! The I/O floor: Podwire built with a cipher that does nothing.
+//!
+//! A folder of its own stands beside the build: links to the sources, a copy of the lock file, and
+//! a configuration that puts `benches/null-cipher` in the place of ring. The workspace's own files
+//! name none of it, so that no shipped build can pick it up.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::programs;
+
+/// What the copy shows of the workspace.
+const SHOWN: [&str; 6] = [
+    "Cargo.toml",
+    "agent",
+    "benches",
+    "clippy.toml",
+    "rust-toolchain.toml",
+    "tests",
+];
+
+/// Builds it and returns the agent's path.
+pub(crate) fn build(cache: &Path) -> Result<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .context("finding the workspace")?;
+    let folder = cache.join("null-cipher");
+    let configuration = folder.join(".cargo");
+    fs::create_dir_all(&configuration)
+        .with_context(|| format!("making {}", configuration.display()))?;
+    for name in SHOWN {
+        let (from, to) = (workspace.join(name), folder.join(name));
+        let _ = fs::remove_file(&to);
+        if from.exists() {
+            symlink(&from, &to).with_context(|| format!("linking {}", to.display()))?;
+        }
+    }
+    fs::copy(workspace.join("Cargo.lock"), folder.join("Cargo.lock"))
+        .context("copying the lock file")?;
+    let replacement = workspace.join("benches/null-cipher");
+    let text = format!(
+        "[patch.crates-io]\nring = {{ path = {:?} }}\n",
+        replacement.display().to_string()
+    );
+    fs::write(configuration.join("config.toml"), text).context("writing the configuration")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(&folder)
+        .args(["build", "--quiet", "--release", "--package", "podwire-agent"])
+        .args(["--bin", "podwire-agent", "--target-dir"])
+        .arg(folder.join("target"));
+    programs::run(&mut command).context("the null cipher cannot be built here")?;
+    Ok(folder.join("target/release/podwire-agent"))
+}

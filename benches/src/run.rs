@@ -1,0 +1,271 @@
+//! A whole run: every measure, round by round, implementations in turns.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result};
+
+use crate::aead_floor;
+use crate::args::RunArgs;
+use crate::contestant::Contestant;
+use crate::implementation::Implementation;
+use crate::measure::{Direction, Kind, Measure};
+use crate::output::Output;
+use crate::programs::Programs;
+use crate::progress::Progress;
+use crate::proof;
+use crate::sample::{Absence, Results, Sample};
+use crate::take::{Method, Taken};
+
+/// Set by the first Ctrl-C: what was measured is kept.
+pub(crate) type Interrupted = Arc<AtomicBool>;
+
+/// A run and what it has measured so far.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    pub(crate) args: &'a RunArgs,
+    pub(crate) programs: &'a Programs,
+    pub(crate) output: &'a Output,
+    pub(crate) progress: &'a Progress,
+    pub(crate) interrupted: &'a Interrupted,
+    pub(crate) results: Results,
+    method: Method,
+}
+
+/// Implementations of two nodes that run side by side.
+type Contestants = BTreeMap<Implementation, Contestant>;
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(
+        args: &'a RunArgs,
+        programs: &'a Programs,
+        output: &'a Output,
+        progress: &'a Progress,
+        interrupted: &'a Interrupted,
+        results: Results,
+    ) -> Self {
+        let method = Method {
+            seconds: args.seconds(),
+            congestion: args.congestion.clone(),
+        };
+        Self {
+            args,
+            programs,
+            output,
+            progress,
+            interrupted,
+            results,
+            method,
+        }
+    }
+
+    /// Measures everything, and keeps it as it comes.
+    ///
+    /// # Errors
+    /// The file system's. What one implementation cannot is an [`Absence`].
+    pub(crate) fn all(&mut self) -> Result<()> {
+        let wanted = self.args.implementations();
+        for (implementation, reason) in &self.programs.missing {
+            self.absent(*implementation, None, reason.clone());
+        }
+        let contestants = self.bring_up(&wanted);
+        let mut measures: Vec<Measure> = self
+            .args
+            .kinds()
+            .into_iter()
+            .filter(|kind| !matches!(kind, Kind::Many | Kind::Start))
+            .flat_map(Measure::of)
+            .collect();
+        if self.args.quick {
+            measures.retain(|measure| is_quick(*measure));
+        }
+        for round in 1..=self.args.rounds() {
+            self.floor(round);
+            for measure in &measures {
+                self.round(&contestants, *measure, round)?;
+            }
+        }
+        drop(contestants);
+        if self.args.kinds().contains(&Kind::Many) {
+            self.many(&wanted)?;
+        }
+        if self.args.kinds().contains(&Kind::Start) {
+            self.starts(&wanted)?;
+        }
+        self.results.interrupted = self.is_interrupted();
+        self.output.keep(&self.results)
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    fn absent(&mut self, implementation: Implementation, measure: Option<Measure>, reason: String) {
+        self.progress.tell(&match measure {
+            None => format!("{implementation} is left out: {reason}"),
+            Some(measure) => format!("{implementation}: no {measure}: {reason}"),
+        });
+        self.results.absences.push(Absence {
+            implementation,
+            measure,
+            reason,
+        });
+    }
+
+    /// Brings up everything that comes up, and sees that its traffic goes where it should.
+    fn bring_up(&mut self, wanted: &[Implementation]) -> Contestants {
+        let mut contestants = Contestants::new();
+        for implementation in wanted {
+            if self.is_interrupted() || self.programs.missing.contains_key(implementation) {
+                continue;
+            }
+            self.progress.step(&format!("bringing up {implementation}"));
+            let up = Contestant::bring_up(*implementation, 2, self.programs)
+                .and_then(|contestant| proof::carries(&contestant).map(|()| contestant));
+            match up {
+                Ok(contestant) => drop(contestants.insert(*implementation, contestant)),
+                Err(error) => self.absent(*implementation, None, format!("{error:#}")),
+            }
+        }
+        contestants
+    }
+
+    fn floor(&mut self, round: u32) {
+        self.progress.step(&format!("round {round}: the AEAD floor"));
+        match aead_floor::measure() {
+            Ok(floor) => self.results.aead_floor.push(floor),
+            Err(error) => self.progress.tell(&format!("no AEAD floor: {error:#}")),
+        }
+    }
+
+    /// One measure of each, beginning with another one in each round: whoever comes after a heavy
+    /// one would always come after it.
+    fn round(&mut self, contestants: &Contestants, measure: Measure, round: u32) -> Result<()> {
+        let count = contestants.len();
+        let first = usize::try_from(round).unwrap_or(0) % count.max(1);
+        let order: Vec<_> = contestants.values().cycle().skip(first).take(count).collect();
+        for contestant in order {
+            let implementation = contestant.implementation;
+            if self.is_interrupted() || self.gave_up(implementation, measure) {
+                continue;
+            }
+            let step = format!("round {round}: {measure}: {implementation}");
+            self.progress.step(&step);
+            match self.method.take(contestant, measure) {
+                Ok(taken) => self.took(implementation, measure, round, taken),
+                Err(error) if self.is_interrupted() => drop(error),
+                Err(error) => self.absent(implementation, Some(measure), format!("{error:#}")),
+            }
+        }
+        self.progress.show(&self.results);
+        self.output.keep(&self.results)
+    }
+
+    fn took(&mut self, implementation: Implementation, measure: Measure, round: u32, taken: Taken) {
+        self.results.samples.push(Sample {
+            implementation,
+            measure,
+            round,
+            value: taken.value,
+            percentiles: taken.percentiles,
+            costs: taken.costs,
+        });
+    }
+
+    /// What has failed once is not tried in every round: it costs time, and the table says so.
+    fn gave_up(&self, implementation: Implementation, measure: Measure) -> bool {
+        let is_it = |absence: &Absence| {
+            absence.implementation == implementation && absence.measure == Some(measure)
+        };
+        self.results.absences.iter().any(is_it)
+    }
+
+    /// Meshes of many nodes: one at a time, as two do not fit.
+    fn many(&mut self, wanted: &[Implementation]) -> Result<()> {
+        let mut measures = Measure::of(Kind::Many);
+        if self.args.quick {
+            measures.retain(|measure| is_quick(*measure));
+        }
+        for measure in measures {
+            let Measure::Many { nodes } = measure else {
+                continue;
+            };
+            for round in 1..=self.args.rounds() {
+                for implementation in wanted {
+                    if self.is_interrupted()
+                        || self.programs.missing.contains_key(implementation)
+                        || self.gave_up(*implementation, measure)
+                    {
+                        continue;
+                    }
+                    let step = format!("round {round}: {measure}: {implementation}");
+                    self.progress.step(&step);
+                    // So many that send, and the one that they send to.
+                    let taken = Contestant::bring_up(*implementation, nodes + 1, self.programs)
+                        .and_then(|contestant| {
+                            contestant.bed.capture().suspend(true)?;
+                            self.method.take(&contestant, measure)
+                        });
+                    match taken {
+                        Ok(taken) => self.took(*implementation, measure, round, taken),
+                        Err(error) if self.is_interrupted() => drop(error),
+                        Err(error) => {
+                            self.absent(*implementation, Some(measure), format!("{error:#}"));
+                        }
+                    }
+                }
+                self.progress.show(&self.results);
+                self.output.keep(&self.results)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn starts(&mut self, wanted: &[Implementation]) -> Result<()> {
+        for round in 1..=self.args.rounds() {
+            for implementation in wanted {
+                let measure = Measure::Start;
+                if self.is_interrupted()
+                    || self.programs.missing.contains_key(implementation)
+                    || self.gave_up(*implementation, measure)
+                {
+                    continue;
+                }
+                self.progress
+                    .step(&format!("round {round}: {measure}: {implementation}"));
+                match crate::start::measure(*implementation, self.programs) {
+                    Ok(taken) => self.took(*implementation, measure, round, taken),
+                    Err(error) if self.is_interrupted() => drop(error),
+                    Err(error) => self.absent(*implementation, Some(measure), format!("{error:#}")),
+                }
+            }
+            self.progress.show(&self.results);
+            self.output.keep(&self.results)?;
+        }
+        Ok(())
+    }
+}
+
+/// The measures of `--quick`: those that the three sentences and the summary need.
+fn is_quick(measure: Measure) -> bool {
+    match measure {
+        Measure::Tcp { direction, .. } => direction == Direction::Forward,
+        Measure::Udp { bytes } => bytes == 64,
+        Measure::Many { nodes } => nodes == 2,
+        Measure::RttIdle | Measure::RttLoaded | Measure::Connect | Measure::Start => true,
+    }
+}
+
+/// The folder of a day's results on this machine.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn folder(args: &RunArgs, date: &str, machine: &str) -> Result<std::path::PathBuf> {
+    let folder = args.output.clone().unwrap_or_else(|| {
+        let results = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+        results.join(format!("{date}-{machine}"))
+    });
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    Ok(folder)
+}
