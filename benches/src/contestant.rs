@@ -9,6 +9,7 @@ use std::process::Child;
 
 use anyhow::{Context as _, Result};
 use podwire_testbed::{Family, Host, IpVersion, Node, Testbed, Topology, address};
+use x25519_dalek::StaticSecret;
 
 use crate::implementation::Implementation;
 use crate::programs::Programs;
@@ -37,14 +38,16 @@ enum Counter {
 }
 
 /// An implementation that runs.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "it holds keys")]
 pub(crate) struct Contestant {
     pub(crate) implementation: Implementation,
     pub(crate) bed: Testbed,
     /// One for each node.
     counters: Vec<Counter>,
-    /// Daemons that are no agents; one for each node.
-    daemons: Vec<Daemon>,
+    /// Daemons that are no agents; one for each node, none while it is ended.
+    daemons: Vec<Option<Daemon>>,
+    /// The keys of these, one for each node.
+    secrets: Vec<StaticSecret>,
 }
 
 /// A daemon, killed with this value.
@@ -81,6 +84,7 @@ impl Contestant {
             bed,
             counters: Vec::new(),
             daemons: Vec::new(),
+            secrets: Vec::new(),
         };
         contestant.start(programs)?;
         Ok(contestant)
@@ -122,11 +126,37 @@ impl Contestant {
             return nodes.iter().map(agent).collect();
         }
         let daemons = nodes.iter().zip(&self.daemons);
-        let daemon = |(node, daemon): (&Node, &Daemon)| Counted {
-            name: node.name().to_owned(),
-            id: daemon.0.id(),
+        let daemon = |(node, daemon): (&Node, &Option<Daemon>)| {
+            Some(Counted {
+                name: node.name().to_owned(),
+                id: daemon.as_ref()?.0.id(),
+            })
         };
-        Ok(daemons.map(daemon).collect())
+        Ok(daemons.filter_map(daemon).collect())
+    }
+
+    /// Kills what runs on a node.
+    ///
+    /// # Errors
+    /// When nothing does.
+    pub(crate) fn end(&mut self, node: u8) -> Result<()> {
+        if self.implementation.is_podwire() {
+            return self.bed.node(node).kill_agent().map(drop);
+        }
+        let daemon = self.daemons.get_mut(usize::from(node) - 1);
+        drop(daemon.and_then(Option::take).context("nothing runs")?);
+        Ok(())
+    }
+
+    /// Starts it again, with all that an operator does for it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) fn start_again(&mut self, node: u8, programs: &Programs) -> Result<()> {
+        if self.implementation.is_podwire() {
+            return self.bed.node(node).start_agent();
+        }
+        wireguard::start_node(self, usize::from(node) - 1, programs)
     }
 
     /// Bytes that a node's implementation says it has taken from others.

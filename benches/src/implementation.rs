@@ -64,6 +64,20 @@ impl Implementation {
         }
     }
 
+    /// Whether a process of it runs on each node, which can be started.
+    pub(crate) fn has_process(self) -> bool {
+        match self {
+            Self::Plain | Self::Vxlan | Self::KernelWireguard => false,
+            Self::PodwireHostNetwork
+            | Self::PodwireOneLane
+            | Self::Podwire
+            | Self::NullCipher
+            | Self::WireguardGo
+            | Self::BoringtunCli
+            | Self::Gotatun => true,
+        }
+    }
+
     /// Whether Podwire's agent carries it or sets it up.
     pub(crate) fn is_podwire(self) -> bool {
         matches!(

@@ -1,17 +1,98 @@
 //! Podwire beside everything that a user would pick instead, on one machine, in one run.
 
 mod aead_floor;
+mod args;
+mod compare;
 mod contestant;
 mod implementation;
 mod load;
 mod machine;
 mod measure;
 mod null_cipher;
+mod output;
 mod programs;
+mod progress;
+mod proof;
+mod report;
+mod run;
 mod sample;
+mod settings;
+mod start;
 mod statistics;
+mod summary;
 mod take;
 mod uapi;
 mod window;
 
-fn main() {}
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use podwire_testbed::sandbox;
+
+use args::{Command, CommandLine, RunArgs};
+use machine::Machine;
+use output::Output;
+use programs::Programs;
+use progress::{Progress, say};
+use run::{Interrupted, Run};
+use sample::Results;
+
+/// Single-threaded until the sandbox is entered: the kernel moves a whole process only then.
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let done = match &line.command {
+        Some(Command::Compare(args)) => compare::compare(args).map(|text| {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            true
+        }),
+        None => benches(&line.run),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all that was asked for was measured.
+fn benches(args: &RunArgs) -> Result<bool> {
+    // Before the sandbox: builds need the host's network.
+    let programs = Programs::prepare(&args.implementations(), say)?;
+    sandbox::enter()?;
+    sandbox::private_run_folder().context("making a private /run for the daemons' sockets")?;
+    sandbox::require_tun()?;
+    let now = jiff::Timestamp::now();
+    let machine = Machine::read();
+    let date = now.strftime("%Y-%m-%d").to_string();
+    let output = Output::new(run::folder(args, &date, &machine.slug())?);
+    let results = Results {
+        settings: settings::read(args, &programs, now)?,
+        machine,
+        samples: Vec::new(),
+        aead_floor: Vec::new(),
+        absences: Vec::new(),
+        interrupted: false,
+    };
+    let interrupted = Interrupted::default();
+    ctrlc::set_handler({
+        let interrupted = Arc::clone(&interrupted);
+        move || interrupted.store(true, Ordering::Relaxed)
+    })?;
+    let progress = Progress::new();
+    let mut run = Run::new(args, &programs, &output, &progress, &interrupted, results);
+    let done = run.all();
+    progress.finish();
+    output.finish(&run.results)?;
+    done?;
+    let _ = std::io::stdout().write_all(report::markdown(&run.results).as_bytes());
+    say(&format!("results are in {}", output.folder().display()));
+    let is_whole = !run.results.interrupted && run.results.absences.is_empty();
+    Ok(is_whole)
+}

@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
 
     fn starts(&mut self, wanted: &[Implementation]) -> Result<()> {
         for round in 1..=self.args.rounds() {
-            for implementation in wanted {
+            for implementation in wanted.iter().filter(|one| one.has_process()) {
                 let measure = Measure::Start;
                 if self.is_interrupted()
                     || self.programs.missing.contains_key(implementation)

@@ -23,16 +23,31 @@ pub(super) const PORT: u16 = 51880;
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
 pub(super) fn start(contestant: &mut Contestant, programs: &Programs) -> Result<()> {
-    let program = programs.of(contestant.implementation)?;
-    let secrets = secrets(contestant.bed.nodes())?;
-    for (index, node) in contestant.bed.nodes().iter().enumerate() {
-        let daemon = spawn(contestant, node, program)?;
-        let uapi = Uapi::of(&interface(contestant, node));
-        let peers = peers(contestant.bed.nodes(), &secrets, index)?;
-        configure(contestant, node, &uapi, &secrets[index], &peers)?;
-        contestant.daemons.push(daemon);
+    let nodes = contestant.bed.nodes();
+    contestant.secrets = secrets(nodes)?;
+    contestant.daemons = nodes.iter().map(|_| None).collect();
+    for index in 0..contestant.daemons.len() {
+        start_node(contestant, index, programs)?;
+        let uapi = Uapi::of(&interface(contestant, &contestant.bed.nodes()[index]));
         contestant.counters.push(Counter::Uapi(uapi));
     }
+    Ok(())
+}
+
+/// Starts the daemon of a node and configures it.
+pub(super) fn start_node(
+    contestant: &mut Contestant,
+    index: usize,
+    programs: &Programs,
+) -> Result<()> {
+    let program = programs.of(contestant.implementation)?;
+    let nodes = contestant.bed.nodes();
+    let (node, secret) = (&nodes[index], &contestant.secrets[index]);
+    let daemon = spawn(contestant, node, program)?;
+    let uapi = Uapi::of(&interface(contestant, node));
+    let peers = peers(nodes, &contestant.secrets, index)?;
+    configure(contestant, node, &uapi, secret, &peers)?;
+    contestant.daemons[index] = Some(daemon);
     Ok(())
 }
 
@@ -111,15 +126,4 @@ fn configure(
     let networks = peers.iter().flat_map(|peer| &peer.allowed_ips);
     lines.extend(networks.map(|network| format!("route add {network} dev {interface}")));
     node.namespace().ip(&lines)
-}
-
-impl Contestant {
-    /// Kills a node's daemon and starts it again as from nothing: what an operator does, too.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub(crate) fn restart_daemon(&mut self, node: u8, programs: &Programs) -> Result<()> {
-        let _ = (node, programs);
-        anyhow::bail!("not yet")
-    }
 }

@@ -1,0 +1,230 @@
+//! The tables.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::implementation::Implementation;
+use crate::measure::Measure;
+use crate::sample::{Results, Sample};
+use crate::statistics::Summary;
+use crate::summary::{over_rounds, ratio};
+
+/// All of it, for the page.
+pub(super) fn of(results: &Results) -> String {
+    let mut text = String::from(HOW_TO_READ);
+    for measure in measures(results) {
+        let _ = write!(text, "## {measure}\n\n{}\n\n", one(results, measure));
+    }
+    text.push_str(&floors(results));
+    text.push_str(&absences(results));
+    text.push_str(&settings(results));
+    text
+}
+
+/// One line an implementation, one column a measure: for the terminal.
+pub(super) fn medians(results: &Results) -> String {
+    let measures = measures(results);
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    let mut header = vec![String::new()];
+    header.extend(measures.iter().map(ToString::to_string));
+    table.set_header(header);
+    for implementation in implementations(results) {
+        let mut row = vec![implementation.to_string()];
+        row.extend(measures.iter().map(|measure| {
+            let value = |sample: &Sample| Some(sample.value);
+            over_rounds(results, implementation, *measure, value)
+                .map_or_else(String::new, |rounds| figure(rounds.median))
+        }));
+        table.add_row(row);
+    }
+    table.to_string()
+}
+
+const HOW_TO_READ: &str = "\
+Medians of the rounds; *spread* is from the least to the most, in medians, and a ratio is the median
+of the ratios of the same rounds. Processor time is that of the implementation's processes on all
+nodes, user and system apart; *machine* is everything that this machine did meanwhile, iperf3 and the
+kernel's own work among it. What each number means is in `benches/README.md`.
+
+";
+
+/// The measures that have samples, in order.
+pub(super) fn measures(results: &Results) -> Vec<Measure> {
+    let mut measures: Vec<Measure> = results.samples.iter().map(|sample| sample.measure).collect();
+    measures.sort_unstable();
+    measures.dedup();
+    measures
+}
+
+/// The implementations that have samples, in the order of tables.
+pub(super) fn implementations(results: &Results) -> Vec<Implementation> {
+    let has = |one: &Implementation| results.samples.iter().any(|s| s.implementation == *one);
+    Implementation::ALL.into_iter().filter(has).collect()
+}
+
+/// Three digits, as people read figures.
+pub(super) fn figure(value: f64) -> String {
+    match value.abs() {
+        large if large >= 10_000.0 => format!("{:.0}k", value / 1000.0),
+        large if large >= 100.0 => format!("{value:.0}"),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+fn one(results: &Results, measure: Measure) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN);
+    table.set_header([
+        "",
+        measure.unit(),
+        "spread",
+        "to wireguard-go",
+        "to plain",
+        "CPU s/GiB (user, system)",
+        "CPU s/Mpacket",
+        "machine s/GiB",
+        "sent again",
+        "MiB a node",
+    ]);
+    for implementation in implementations(results) {
+        if let Some(row) = row(results, implementation, measure) {
+            table.add_row(row);
+        }
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+fn row(
+    results: &Results,
+    implementation: Implementation,
+    measure: Measure,
+) -> Option<Vec<String>> {
+    let over = |figure: &dyn Fn(&Sample) -> Option<f64>| {
+        over_rounds(results, implementation, measure, figure)
+    };
+    let value = over(&|sample| Some(sample.value))?;
+    let to = |other| {
+        ratio(results, implementation, other, measure, |sample| Some(sample.value))
+            .map_or_else(String::new, |ratio| format!("{:.2}", ratio.median))
+    };
+    let shown = |rounds: Option<Summary>| {
+        rounds.map_or_else(String::new, |rounds| figure(rounds.median))
+    };
+    let cpu = over(&|sample| sample.costs.cpu_seconds_per_gib().filter(|cpu| *cpu > 0.0));
+    let user = over(&|sample| user_share(sample));
+    let cpu = match (cpu, user) {
+        (Some(cpu), Some(user)) => format!(
+            "{} ({}, {})",
+            figure(cpu.median),
+            figure(cpu.median * user.median),
+            figure(cpu.median * (1.0 - user.median))
+        ),
+        _ => String::new(),
+    };
+    let packets = over(&|sample| {
+        let cost = sample.costs.cpu_seconds_per_million_packets();
+        cost.filter(|cpu| *cpu > 0.0)
+    });
+    #[expect(clippy::cast_precision_loss, reason = "segments of one run are few")]
+    let retransmits = over(&|sample| Some(sample.costs.retransmits as f64));
+    let unsure = if value.is_sure() { "" } else { " (unsure)" };
+    Some(vec![
+        implementation.to_string(),
+        figure(value.median),
+        format!("{:.0} %{unsure}", value.spread() * 100.0),
+        to(Implementation::WireguardGo),
+        to(Implementation::Plain),
+        cpu,
+        shown(packets),
+        shown(over(&|sample| sample.costs.machine_seconds_per_gib())),
+        retransmits.map_or_else(String::new, |rounds| format!("{:.0}", rounds.median)),
+        shown(over(&|sample| resident_mib(sample))),
+    ])
+}
+
+/// The part of processor time that is user space's.
+fn user_share(sample: &Sample) -> Option<f64> {
+    let user: f64 = sample.costs.processes.values().map(|it| it.user).sum();
+    let all = sample.costs.cpu_seconds();
+    (all > 0.0).then(|| user / all)
+}
+
+/// The most that one of the processes takes.
+fn resident_mib(sample: &Sample) -> Option<f64> {
+    let most = sample.costs.processes.values().map(|it| it.resident_kib).max()?;
+    #[expect(clippy::cast_precision_loss, reason = "megabytes")]
+    let mib = most as f64 / 1024.0;
+    Some(mib)
+}
+
+fn floors(results: &Results) -> String {
+    Summary::of(&results.aead_floor).map_or_else(String::new, |floor| {
+        format!(
+            "## Floors\n\nSealing and opening the same bytes, on one thread, nothing else: {} CPU s/GiB \
+             for both ends (spread {:.0} %). All but the cipher is *Podwire, null cipher*; all but the \
+             tunnel is *plain routes*.\n\n",
+            figure(floor.median),
+            floor.spread() * 100.0
+        )
+    })
+}
+
+fn absences(results: &Results) -> String {
+    if results.absences.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("## What is not here\n\n");
+    for absence in &results.absences {
+        let what = absence
+            .measure
+            .map_or_else(String::new, |measure| format!(", {measure}"));
+        let _ = writeln!(text, "- {}{what}: {}", absence.implementation, absence.reason);
+    }
+    text.push('\n');
+    text
+}
+
+fn settings(results: &Results) -> String {
+    let settings = &results.settings;
+    let privileges = if settings.privileged {
+        "as root"
+    } else {
+        "without root, in a user namespace"
+    };
+    let mut text = format!(
+        "## How\n\nPodwire at {}. {} rounds, {} s a TCP run, TCP congestion control {}, {privileges}; a \
+         UDP socket gets a receive buffer of {} bytes. The processor has {}.\n\n",
+        settings.commit,
+        settings.rounds,
+        settings.seconds,
+        settings.congestion,
+        settings.socket_buffer_bytes,
+        results.machine.vector_units.join(", ")
+    );
+    let versions: BTreeMap<_, _> = settings.versions.iter().collect();
+    for (name, version) in versions {
+        let _ = writeln!(text, "- {name}: {version}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_three_digits_or_so() {
+        let shown: Vec<_> = [0.123_4, 9.876, 98.76, 987.6, 123_456.0]
+            .into_iter()
+            .map(figure)
+            .collect();
+        assert_eq!(shown, ["0.12", "9.88", "98.8", "988", "123k"]);
+    }
+}
