@@ -38,7 +38,6 @@ enum Counter {
 }
 
 /// An implementation that runs.
-#[expect(missing_debug_implementations, reason = "it holds keys")]
 pub(crate) struct Contestant {
     pub(crate) implementation: Implementation,
     pub(crate) bed: Testbed,

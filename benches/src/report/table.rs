@@ -27,7 +27,7 @@ pub(super) fn of(results: &Results) -> String {
 pub(super) fn medians(results: &Results) -> String {
     let measures = measures(results);
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     let mut header = vec![String::new()];
     header.extend(measures.iter().map(ToString::to_string));
     table.set_header(header);
@@ -77,7 +77,7 @@ pub(super) fn figure(value: f64) -> String {
 
 fn one(results: &Results, measure: Measure) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
+    table.load_style(presets::ASCII_MARKDOWN);
     table.set_header([
         "",
         measure.unit(),
