@@ -34,7 +34,10 @@ pub(crate) fn measure() -> Result<f64> {
             .map_err(unusable)?;
     }
     let spent = thread_seconds() - began;
-    #[expect(clippy::cast_precision_loss, reason = "a number of bytes is exact in a double")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a number of bytes is exact in a double"
+    )]
     let gib = (PACKETS as usize * PACKET_BYTES) as f64 / f64::from(1 << 30);
     Ok(spent / gib)
 }

@@ -20,7 +20,11 @@ const SECONDS_QUICK: u32 = 1;
 ///
 /// Exits 0 when all that was asked for was measured, else 1; what was measured is kept.
 #[derive(Debug, Parser)]
-#[command(name = "podwire-benches", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "podwire-benches",
+    version,
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct CommandLine {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -50,7 +54,12 @@ pub(crate) struct RunArgs {
     #[arg(long = "impl", value_enum, value_delimiter = ',', value_name = "NAME")]
     pub(crate) implementations: Vec<Implementation>,
     /// Which measures; all of them unless told.
-    #[arg(long = "measure", value_enum, value_delimiter = ',', value_name = "KIND")]
+    #[arg(
+        long = "measure",
+        value_enum,
+        value_delimiter = ',',
+        value_name = "KIND"
+    )]
     pub(crate) kinds: Vec<Kind>,
     /// Fewer rounds, shorter runs, one way and fewer nodes: under four minutes, and less sure.
     #[arg(long)]

@@ -78,7 +78,11 @@ fn tell(before: &Results, after: &Results, found: &[Difference]) -> String {
         }
     }
     let noise = found.iter().filter(|one| !one.is_beyond_noise()).count();
-    let _ = writeln!(text, "{noise} of {} figures did not change beyond noise.", found.len());
+    let _ = writeln!(
+        text,
+        "{noise} of {} figures did not change beyond noise.",
+        found.len()
+    );
     text
 }
 

@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn a_devices_bytes_are_those_behind_its_name() {
-        let table = "Inter-|   Receive\n face |bytes    packets\n    lo:  10 1 0\n  eth0: 4242 7 0\n";
+        let table =
+            "Inter-|   Receive\n face |bytes    packets\n    lo:  10 1 0\n  eth0: 4242 7 0\n";
         assert_eq!(received_by(table, "eth0"), Some(4242));
         assert_eq!(received_by(table, "eth"), None);
     }

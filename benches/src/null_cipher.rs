@@ -52,7 +52,13 @@ pub(crate) fn build(cache: &Path) -> Result<PathBuf> {
     let mut command = Command::new(cargo);
     command
         .current_dir(&folder)
-        .args(["build", "--quiet", "--release", "--package", "podwire-agent"])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "podwire-agent",
+        ])
         .args(["--bin", "podwire-agent", "--target-dir"])
         .arg(folder.join("target"));
     programs::run(&mut command).context("the null cipher cannot be built here")?;

@@ -73,7 +73,6 @@ impl Output {
 /// When there are none, or another version's.
 pub(crate) fn read(folder: &Path) -> Result<Results> {
     let path = folder.join(SAMPLES);
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
 }

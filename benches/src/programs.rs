@@ -67,13 +67,13 @@ impl Programs {
     ///
     /// # Errors
     /// When Podwire itself cannot be built.
-    pub(crate) fn prepare(
-        wanted: &[Implementation],
-        tell: impl Fn(&str),
-    ) -> Result<Self> {
+    pub(crate) fn prepare(wanted: &[Implementation], tell: impl Fn(&str)) -> Result<Self> {
         let cache = cache()?;
         let mut programs = Self::default();
-        if wanted.iter().any(|one| one.is_podwire() && *one != Implementation::NullCipher) {
+        if wanted
+            .iter()
+            .any(|one| one.is_podwire() && *one != Implementation::NullCipher)
+        {
             tell("building podwire-agent");
             let agent = podwire_testbed::binaries::agent()?;
             let agent = std::path::absolute(agent)?;
@@ -85,7 +85,10 @@ impl Programs {
             tell("building podwire-agent with a cipher that does nothing");
             programs.put(Implementation::NullCipher, null_cipher::build(&cache));
         }
-        for source in SOURCES.iter().filter(|source| wanted.contains(&source.implementation)) {
+        for source in SOURCES
+            .iter()
+            .filter(|source| wanted.contains(&source.implementation))
+        {
             let name = format!("{} {}", source.package, source.version);
             let built = source.program(&cache, || tell(&format!("building {name}")));
             if built.is_ok() {
@@ -128,8 +131,9 @@ impl Source {
         };
         if !program.is_file() {
             tell();
-            self.build(&folder)
-                .with_context(|| format!("{} {} cannot be built here", self.package, self.version))?;
+            self.build(&folder).with_context(|| {
+                format!("{} {} cannot be built here", self.package, self.version)
+            })?;
         }
         ensure!(program.is_file(), "its build made no {}", program.display());
         Ok(program)
@@ -178,7 +182,9 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// `bench-cache` beside the build.
 fn cache() -> Result<PathBuf> {
     let program = std::env::current_exe().context("finding this program")?;
-    let target = program.ancestors().find(|folder| folder.ends_with("target"));
+    let target = program
+        .ancestors()
+        .find(|folder| folder.ends_with("target"));
     let folder = target
         .map_or_else(std::env::temp_dir, Path::to_path_buf)
         .join("bench-cache");

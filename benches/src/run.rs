@@ -132,7 +132,8 @@ impl<'a> Run<'a> {
     }
 
     fn floor(&mut self, round: u32) {
-        self.progress.step(&format!("round {round}: the AEAD floor"));
+        self.progress
+            .step(&format!("round {round}: the AEAD floor"));
         match aead_floor::measure() {
             Ok(floor) => self.results.aead_floor.push(floor),
             Err(error) => self.progress.tell(&format!("no AEAD floor: {error:#}")),
@@ -144,7 +145,12 @@ impl<'a> Run<'a> {
     fn round(&mut self, contestants: &Contestants, measure: Measure, round: u32) -> Result<()> {
         let count = contestants.len();
         let first = usize::try_from(round).unwrap_or(0) % count.max(1);
-        let order: Vec<_> = contestants.values().cycle().skip(first).take(count).collect();
+        let order: Vec<_> = contestants
+            .values()
+            .cycle()
+            .skip(first)
+            .take(count)
+            .collect();
         for contestant in order {
             let implementation = contestant.implementation;
             if self.is_interrupted() || self.gave_up(implementation, measure) {

@@ -13,17 +13,13 @@ use crate::programs::Programs;
 use crate::sample::Settings;
 
 /// What Podwire asks for of each UDP socket.
-const SOCKET_BUFFER: usize = 7 << 20;
+const SOCKET_BUFFER: usize = 8 << 20;
 
 /// Reads them.
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn read(
-    args: &RunArgs,
-    programs: &Programs,
-    now: jiff::Timestamp,
-) -> Result<Settings> {
+pub(crate) fn read(args: &RunArgs, programs: &Programs, now: jiff::Timestamp) -> Result<Settings> {
     let mut versions = programs.versions.clone();
     for (name, program, argument) in [
         ("iperf3", "iperf3", "--version"),
@@ -49,7 +45,10 @@ pub(crate) fn read(
 fn first_line(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| text.lines().next().unwrap_or_default().to_owned())
+    output
+        .status
+        .success()
+        .then(|| text.lines().next().unwrap_or_default().to_owned())
 }
 
 fn commit() -> Option<String> {

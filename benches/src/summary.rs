@@ -38,7 +38,8 @@ pub(crate) struct Summary {
 
 impl Summary {
     pub(crate) fn of(results: &Results) -> Self {
-        let value = |measure| median_ratio(results, Podwire, WireguardGo, measure, |s| Some(s.value));
+        let value =
+            |measure| median_ratio(results, Podwire, WireguardGo, measure, |s| Some(s.value));
         let forward = |streams| Measure::Tcp {
             streams,
             direction: Direction::Forward,
@@ -82,9 +83,8 @@ pub(crate) fn rounds(
     measure: Measure,
     figure: impl Fn(&Sample) -> Option<f64>,
 ) -> Vec<(u32, f64)> {
-    let of_it = |sample: &&Sample| {
-        sample.implementation == implementation && sample.measure == measure
-    };
+    let of_it =
+        |sample: &&Sample| sample.implementation == implementation && sample.measure == measure;
     let samples = results.samples.iter().filter(of_it);
     samples
         .filter_map(|sample| Some((sample.round, figure(sample)?)))
@@ -135,7 +135,11 @@ fn cpu_to_floor(results: &Results, measure: Measure) -> Option<f64> {
 
 fn spread_max(results: &Results) -> f64 {
     let of = [Podwire, WireguardGo];
-    let mut measures: Vec<Measure> = results.samples.iter().map(|sample| sample.measure).collect();
+    let mut measures: Vec<Measure> = results
+        .samples
+        .iter()
+        .map(|sample| sample.measure)
+        .collect();
     measures.sort_unstable();
     measures.dedup();
     measures

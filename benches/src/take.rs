@@ -116,7 +116,9 @@ impl Method {
 /// Bytes that all nodes say they have carried.
 fn carried(contestant: &Contestant) -> Result<u64> {
     let nodes = contestant.bed.nodes().iter();
-    nodes.map(|node| contestant.carried_bytes(node.number())).sum()
+    nodes
+        .map(|node| contestant.carried_bytes(node.number()))
+        .sum()
 }
 
 fn address(contestant: &Contestant, node: u8) -> Result<IpAddr> {

@@ -43,7 +43,12 @@ impl Uapi {
     ///
     /// # Errors
     /// When nobody answers, or the answer is an error number.
-    pub(crate) fn configure(&self, private_key: &[u8; 32], port: u16, peers: &[Peer]) -> Result<()> {
+    pub(crate) fn configure(
+        &self,
+        private_key: &[u8; 32],
+        port: u16,
+        peers: &[Peer],
+    ) -> Result<()> {
         let mut request = format!(
             "set=1\nprivate_key={}\nlisten_port={port}\nreplace_peers=true\n",
             hex(private_key)

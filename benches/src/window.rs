@@ -157,6 +157,9 @@ mod tests {
         let costs = window.end().expect("it runs");
         let own = &costs.processes["own"];
         assert!(own.user + own.system > 0.1, "{own:?}");
-        assert!(own.resident_kib > 0 && costs.machine.busy > 0.1, "{costs:?}");
+        assert!(
+            own.resident_kib > 0 && costs.machine.busy > 0.1,
+            "{costs:?}"
+        );
     }
 }

@@ -159,7 +159,10 @@ impl<'a> Iperf<'a> {
         received[0]["bytes"].as_u64().context("no bytes")?;
         Ok(IperfResult {
             gbits_per_second: (rate + rate_back.unwrap_or(0.0)) / 1e9,
-            bytes: received.iter().filter_map(|sum| sum["bytes"].as_u64()).sum(),
+            bytes: received
+                .iter()
+                .filter_map(|sum| sum["bytes"].as_u64())
+                .sum(),
             retransmits: sent
                 .iter()
                 .filter_map(|sum| sum["retransmits"].as_u64())

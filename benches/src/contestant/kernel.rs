@@ -39,8 +39,13 @@ pub(super) fn vxlan(contestant: &mut Contestant) -> Result<()> {
         ];
         for other in others(nodes, node) {
             let (link, inner) = (link_address(other), endpoint(other));
-            lines.push(format!("neighbour add {inner} lladdr {link} dev vx0 nud permanent"));
-            lines.push(format!("route add {} via {inner} dev vx0 onlink", pods_of(other)));
+            lines.push(format!(
+                "neighbour add {inner} lladdr {link} dev vx0 nud permanent"
+            ));
+            lines.push(format!(
+                "route add {} via {inner} dev vx0 onlink",
+                pods_of(other)
+            ));
         }
         node.namespace()
             .ip(&lines)
@@ -76,7 +81,9 @@ pub(super) fn wireguard(contestant: &mut Contestant) -> Result<()> {
                 peer.endpoint,
                 networks.join(", ")
             ));
-            let routes = networks.iter().map(|network| format!("route add {network} dev wg0"));
+            let routes = networks
+                .iter()
+                .map(|network| format!("route add {network} dev wg0"));
             lines.extend(routes);
         }
         node.namespace()
@@ -94,7 +101,10 @@ fn others<'a>(nodes: &'a [Node], node: &Node) -> impl Iterator<Item = &'a Node> 
 }
 
 fn devices(nodes: &[Node], name: impl Fn(&Node) -> String) -> Vec<Counter> {
-    nodes.iter().map(|node| Counter::Device(name(node))).collect()
+    nodes
+        .iter()
+        .map(|node| Counter::Device(name(node)))
+        .collect()
 }
 
 /// The network address of the node's pods: as flannel's.

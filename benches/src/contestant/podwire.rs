@@ -16,10 +16,12 @@ pub(super) fn prepare(
     if !implementation.is_podwire() {
         return Ok(topology);
     }
-    let arguments: &[&str] = match implementation {
-        Implementation::PodwireHostNetwork => &["--mode", "host-network"],
-        Implementation::PodwireOneLane => &["--mode", "encrypted", "--lanes", "1"],
-        _ => &["--mode", "encrypted"],
+    let arguments: &[&str] = if implementation == Implementation::PodwireHostNetwork {
+        &["--mode", "host-network"]
+    } else if implementation == Implementation::PodwireOneLane {
+        &["--mode", "encrypted", "--lanes", "1"]
+    } else {
+        &["--mode", "encrypted"]
     };
     Ok(topology
         .agent(programs.of(implementation)?)

@@ -80,10 +80,12 @@ pub(super) fn peers(nodes: &[Node], secrets: &[StaticSecret], own: usize) -> Res
 /// Sockets of all interfaces are in one folder: each needs a name of its own, and at most fifteen
 /// letters.
 fn interface(contestant: &Contestant, node: &Node) -> String {
-    let letter = match contestant.implementation {
-        Implementation::WireguardGo => 'g',
-        Implementation::BoringtunCli => 'b',
-        _ => 'm',
+    let letter = if contestant.implementation == Implementation::WireguardGo {
+        'g'
+    } else if contestant.implementation == Implementation::BoringtunCli {
+        'b'
+    } else {
+        'm'
     };
     let size = contestant.bed.nodes().len();
     format!("wg{letter}{size}n{}", node.number())
@@ -91,15 +93,19 @@ fn interface(contestant: &Contestant, node: &Node) -> String {
 
 fn spawn(contestant: &Contestant, node: &Node, program: &Path) -> Result<Daemon> {
     let interface = interface(contestant, node);
-    let log = contestant.bed.folder().join(format!("logs/{interface}.log"));
+    let log = contestant
+        .bed
+        .folder()
+        .join(format!("logs/{interface}.log"));
     let log = File::create(&log).with_context(|| format!("making {}", log.display()))?;
     let mut command = Command::new(program);
     command.arg("--foreground");
-    match contestant.implementation {
-        Implementation::WireguardGo => command.env("LOG_LEVEL", "error"),
+    if contestant.implementation == Implementation::WireguardGo {
+        command.env("LOG_LEVEL", "error");
+    } else {
         // It would give up being root of the user namespace, and with it the device.
-        _ => command.arg("--disable-drop-privileges"),
-    };
+        command.arg("--disable-drop-privileges");
+    }
     command
         .arg(&interface)
         .stdin(Stdio::null())

@@ -176,7 +176,10 @@ struct Batch {
 }
 
 impl Batch {
-    #[expect(unsafe_code, reason = "a message header's zeros are one without anything")]
+    #[expect(
+        unsafe_code,
+        reason = "a message header's zeros are one without anything"
+    )]
     fn new(bytes: usize) -> Self {
         let mut payload = vec![0x5a_u8; bytes].into_boxed_slice();
         let vector = libc::iovec {
@@ -206,9 +209,8 @@ impl Batch {
     fn send(&mut self, socket: &UdpSocket, count: usize) -> io::Result<usize> {
         let count = libc::c_uint::try_from(count.min(BATCH)).unwrap_or(0);
         // SAFETY: the headers point to vectors, and these to a payload, that live as long as self.
-        let sent = unsafe {
-            libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), count, 0)
-        };
+        let sent =
+            unsafe { libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), count, 0) };
         match usize::try_from(sent) {
             Ok(sent) => Ok(sent),
             // The receiver's ICMP error about an earlier one, or a full queue: that one is lost.
@@ -243,7 +245,10 @@ struct Incoming {
 }
 
 impl Incoming {
-    #[expect(unsafe_code, reason = "a message header's zeros are one without anything")]
+    #[expect(
+        unsafe_code,
+        reason = "a message header's zeros are one without anything"
+    )]
     fn new() -> Self {
         // What does not fit is cut off: the copy would be paid for, and nobody reads it.
         let mut byte = Box::new(0_u8);
@@ -297,7 +302,9 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         socket.set_read_timeout(Some(RECEIVE_TIMEOUT)).expect("set");
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        sender.connect(socket.local_addr().expect("bound")).expect("connected");
+        sender
+            .connect(socket.local_addr().expect("bound"))
+            .expect("connected");
         let (received, stop) = (Arc::new(AtomicU64::new(0)), Stop::default());
         let thread = thread::spawn({
             let (received, stop) = (Arc::clone(&received), stop.clone());

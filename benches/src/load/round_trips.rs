@@ -75,7 +75,9 @@ impl Answerer {
     /// # Errors
     /// When none comes within `deadline`.
     pub(crate) fn first_answer(&self, from: &Host, deadline: Duration) -> Result<()> {
-        let socket = from.namespace().run(|| UdpSocket::bind((super::datagrams::unspecified(self.target), 0)))?;
+        let socket = from
+            .namespace()
+            .run(|| UdpSocket::bind((super::datagrams::unspecified(self.target), 0)))?;
         socket.set_read_timeout(Some(Duration::from_millis(1)))?;
         let start = Instant::now();
         while start.elapsed() < deadline {
@@ -135,7 +137,11 @@ fn ask(socket: &UdpSocket, duration: Duration) -> Result<Percentiles> {
 }
 
 /// The answer to this question: one to an earlier one came late, and counted as lost.
-fn answer_to(socket: &UdpSocket, question: &[u8; NUMBER_BYTES], asked: Instant) -> Option<Duration> {
+fn answer_to(
+    socket: &UdpSocket,
+    question: &[u8; NUMBER_BYTES],
+    asked: Instant,
+) -> Option<Duration> {
     let mut answer = [0; NUMBER_BYTES];
     while asked.elapsed() < PATIENCE {
         match socket.recv(&mut answer) {
@@ -156,7 +162,9 @@ mod tests {
         let answerer = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         answerer.set_read_timeout(Some(PATIENCE)).expect("set");
         let asker = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        asker.connect(answerer.local_addr().expect("bound")).expect("connected");
+        asker
+            .connect(answerer.local_addr().expect("bound"))
+            .expect("connected");
         asker.set_read_timeout(Some(PATIENCE)).expect("set");
         let stop = Stop::default();
         let thread = thread::spawn({
@@ -164,9 +172,15 @@ mod tests {
             move || answer(&answerer, &stop)
         });
         let found = ask(&asker, Duration::from_millis(300)).expect("answers");
-        assert!(found.answers > 10 && found.p50 >= 1.0 && found.p50 <= found.max, "{found:?}");
+        assert!(
+            found.answers > 10 && found.p50 >= 1.0 && found.p50 <= found.max,
+            "{found:?}"
+        );
         stop.set();
         thread.join().expect("ended");
-        assert!(ask(&asker, Duration::from_millis(1)).is_err(), "nobody answers");
+        assert!(
+            ask(&asker, Duration::from_millis(1)).is_err(),
+            "nobody answers"
+        );
     }
 }

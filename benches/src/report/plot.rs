@@ -68,18 +68,17 @@ pub(super) fn all(results: &Results) -> Result<Vec<(&'static str, String)>> {
         .collect()
 }
 
-fn bars(
-    results: &Results,
-    measure: Measure,
-    figure: impl Fn(&Sample) -> Option<f64>,
-) -> Vec<Bar> {
+fn bars(results: &Results, measure: Measure, figure: impl Fn(&Sample) -> Option<f64>) -> Vec<Bar> {
     let bar = |implementation| {
         Some(Bar {
             implementation,
             rounds: over_rounds(results, implementation, measure, &figure)?,
         })
     };
-    implementations(results).into_iter().filter_map(bar).collect()
+    implementations(results)
+        .into_iter()
+        .filter_map(bar)
+        .collect()
 }
 
 fn draw(title: &str, bars: &[Bar]) -> Result<String> {
@@ -88,8 +87,8 @@ fn draw(title: &str, bars: &[Bar]) -> Result<String> {
     let most = bars.iter().map(|bar| bar.rounds.most).fold(0.0, f64::max);
     let mut text = String::new();
     {
-        let area = SVGBackend::with_string(&mut text, (WIDTH, MARGIN + ROW * count))
-            .into_drawing_area();
+        let area =
+            SVGBackend::with_string(&mut text, (WIDTH, MARGIN + ROW * count)).into_drawing_area();
         area.fill(&WHITE).map_err(failed)?;
         let mut chart = ChartBuilder::on(&area)
             .caption(title, ("sans-serif", 18))

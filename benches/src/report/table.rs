@@ -53,7 +53,11 @@ kernel's own work among it. What each number means is in `benches/README.md`.
 
 /// The measures that have samples, in order.
 pub(super) fn measures(results: &Results) -> Vec<Measure> {
-    let mut measures: Vec<Measure> = results.samples.iter().map(|sample| sample.measure).collect();
+    let mut measures: Vec<Measure> = results
+        .samples
+        .iter()
+        .map(|sample| sample.measure)
+        .collect();
     measures.sort_unstable();
     measures.dedup();
     measures
@@ -101,22 +105,19 @@ fn one(results: &Results, measure: Measure) -> String {
     table.to_string()
 }
 
-fn row(
-    results: &Results,
-    implementation: Implementation,
-    measure: Measure,
-) -> Option<Vec<String>> {
+fn row(results: &Results, implementation: Implementation, measure: Measure) -> Option<Vec<String>> {
     let over = |figure: &dyn Fn(&Sample) -> Option<f64>| {
         over_rounds(results, implementation, measure, figure)
     };
     let value = over(&|sample| Some(sample.value))?;
     let to = |other| {
-        ratio(results, implementation, other, measure, |sample| Some(sample.value))
-            .map_or_else(String::new, |ratio| format!("{:.2}", ratio.median))
+        ratio(results, implementation, other, measure, |sample| {
+            Some(sample.value)
+        })
+        .map_or_else(String::new, |ratio| format!("{:.2}", ratio.median))
     };
-    let shown = |rounds: Option<Summary>| {
-        rounds.map_or_else(String::new, |rounds| figure(rounds.median))
-    };
+    let shown =
+        |rounds: Option<Summary>| rounds.map_or_else(String::new, |rounds| figure(rounds.median));
     let cpu = over(&|sample| sample.costs.cpu_seconds_per_gib().filter(|cpu| *cpu > 0.0));
     let user = over(&|sample| user_share(sample));
     let cpu = match (cpu, user) {
@@ -158,7 +159,12 @@ fn user_share(sample: &Sample) -> Option<f64> {
 
 /// The most that one of the processes takes.
 fn resident_mib(sample: &Sample) -> Option<f64> {
-    let most = sample.costs.processes.values().map(|it| it.resident_kib).max()?;
+    let most = sample
+        .costs
+        .processes
+        .values()
+        .map(|it| it.resident_kib)
+        .max()?;
     #[expect(clippy::cast_precision_loss, reason = "megabytes")]
     let mib = most as f64 / 1024.0;
     Some(mib)
@@ -185,7 +191,11 @@ fn absences(results: &Results) -> String {
         let what = absence
             .measure
             .map_or_else(String::new, |measure| format!(", {measure}"));
-        let _ = writeln!(text, "- {}{what}: {}", absence.implementation, absence.reason);
+        let _ = writeln!(
+            text,
+            "- {}{what}: {}",
+            absence.implementation, absence.reason
+        );
     }
     text.push('\n');
     text
