@@ -52,6 +52,18 @@ SECONDS_EACH ?= 600
 fuzz: setup ## Fuzz every parser of untrusted bytes, ten minutes each (SECONDS_EACH), into tests/results
 	PODWIRE_RESULTS=tests/results agent/fuzz/run $(SECONDS_EACH)
 
+BENCHES := $(CARGO) run --release --locked -p podwire-benches --
+
+.PHONY: bench
+bench: build ## Podwire beside everything that a user would pick instead, into benches/results (BENCH: its flags)
+	$(BENCHES) $(BENCH)
+
+.PHONY: bench-micro
+bench-micro: setup ## What lookup, the packet's path, records and plans cost, without I/O (BENCH: criterion's flags)
+	$(CARGO) bench --locked -p podwire-benches --bench micro -- $(BENCH)
+
 .PHONY: check-performance
 check-performance: build ## Every promised percentage and duration, measured, into tests/results
 	$(LONG) --test performance
+	$(BENCHES) --impl plain,podwire,wireguard-go --measure tcp,udp,rtt --quick --rounds 5 --output tests/results/benchmarks
+	$(BENCHES) promises tests/results/benchmarks

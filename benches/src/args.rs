@@ -36,6 +36,15 @@ pub(crate) struct CommandLine {
 pub(crate) enum Command {
     /// What changed between two results beyond noise.
     Compare(CompareArgs),
+    /// Whether a result keeps what SPECIFICATION.md promises; names what it does not keep.
+    Promises(PromisesArgs),
+}
+
+/// `podwire-benches promises`.
+#[derive(Debug, Args)]
+pub(crate) struct PromisesArgs {
+    /// The folder of the results.
+    pub(crate) results: PathBuf,
 }
 
 /// `podwire-benches compare`.

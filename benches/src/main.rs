@@ -3,6 +3,7 @@
 mod aead_floor;
 mod args;
 mod compare;
+mod congestion;
 mod contestant;
 mod implementation;
 mod load;
@@ -12,6 +13,7 @@ mod null_cipher;
 mod output;
 mod programs;
 mod progress;
+mod promise;
 mod proof;
 mod report;
 mod run;
@@ -45,10 +47,8 @@ use sample::Results;
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     let done = match &line.command {
-        Some(Command::Compare(args)) => compare::compare(args).map(|text| {
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            true
-        }),
+        Some(Command::Compare(args)) => compare::compare(args).map(print),
+        Some(Command::Promises(args)) => promise::check(args).map(print),
         None => benches(&line.run),
     };
     match done {
@@ -61,8 +61,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// Nothing is left to do if standard output is gone.
+fn print(text: String) -> bool {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    true
+}
+
 /// Whether all that was asked for was measured.
 fn benches(args: &RunArgs) -> Result<bool> {
+    congestion::check(&args.congestion)?;
     // Before the sandbox: builds need the host's network.
     let programs = Programs::prepare(&args.implementations(), say)?;
     sandbox::enter()?;
@@ -91,7 +98,7 @@ fn benches(args: &RunArgs) -> Result<bool> {
     progress.finish();
     output.finish(&run.results)?;
     done?;
-    let _ = std::io::stdout().write_all(report::markdown(&run.results).as_bytes());
+    print(report::markdown(&run.results));
     say(&format!("results are in {}", output.folder().display()));
     let is_whole = !run.results.interrupted && run.results.absences.is_empty();
     Ok(is_whole)

@@ -12,6 +12,9 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use crate::implementation::Implementation;
 use crate::null_cipher;
 
+/// Names a folder to build the peers into, and to find them in the next time.
+const CACHE_VARIABLE: &str = "PODWIRE_BENCH_CACHE";
+
 /// A peer's sources: what is asked for is what is built, and what results are told with.
 struct Source {
     implementation: Implementation,
@@ -179,15 +182,12 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     bail!("{program}: {}", last.unwrap_or("it failed without a word"))
 }
 
-/// `bench-cache` beside the build.
+/// [`CACHE_VARIABLE`]'s, else `bench-cache` beside the build.
 fn cache() -> Result<PathBuf> {
-    let program = std::env::current_exe().context("finding this program")?;
-    let target = program
-        .ancestors()
-        .find(|folder| folder.ends_with("target"));
-    let folder = target
-        .map_or_else(std::env::temp_dir, Path::to_path_buf)
-        .join("bench-cache");
+    let folder = std::env::var_os(CACHE_VARIABLE).map_or_else(
+        || podwire_testbed::binaries::build_folder().join("bench-cache"),
+        PathBuf::from,
+    );
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    Ok(folder)
+    std::path::absolute(&folder).with_context(|| format!("finding {}", folder.display()))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::aead_floor;
 use crate::args::RunArgs;
@@ -16,6 +16,7 @@ use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::proof;
 use crate::sample::{Absence, Results, Sample};
+use crate::start;
 use crate::take::{Method, Taken};
 
 /// Set by the first Ctrl-C: what was measured is kept.
@@ -32,6 +33,9 @@ pub(crate) struct Run<'a> {
     pub(crate) results: Results,
     method: Method,
 }
+
+/// Rounds of meshes of many nodes at most.
+const ROUNDS_MANY: u32 = 3;
 
 /// Implementations of two nodes that run side by side.
 type Contestants = BTreeMap<Implementation, Contestant>;
@@ -152,31 +156,99 @@ impl<'a> Run<'a> {
             .take(count)
             .collect();
         for contestant in order {
-            let implementation = contestant.implementation;
-            if self.is_interrupted() || self.gave_up(implementation, measure) {
-                continue;
-            }
-            let step = format!("round {round}: {measure}: {implementation}");
-            self.progress.step(&step);
-            match self.method.take(contestant, measure) {
-                Ok(taken) => self.took(implementation, measure, round, taken),
-                Err(error) if self.is_interrupted() => drop(error),
-                Err(error) => self.absent(implementation, Some(measure), format!("{error:#}")),
-            }
+            let method = self.method.clone();
+            self.attempt(contestant.implementation, measure, round, || {
+                method.take(contestant, measure)
+            });
         }
-        self.progress.show(&self.results);
-        self.output.keep(&self.results)
+        self.keep()
     }
 
-    fn took(&mut self, implementation: Implementation, measure: Measure, round: u32, taken: Taken) {
-        self.results.samples.push(Sample {
-            implementation,
-            measure,
-            round,
-            value: taken.value,
-            percentiles: taken.percentiles,
-            costs: taken.costs,
+    /// Meshes of many nodes: one at a time, as two do not fit. Fewer rounds than others: most of
+    /// the time goes into bringing them up.
+    fn many(&mut self, wanted: &[Implementation]) -> Result<()> {
+        let mut measures = Measure::of(Kind::Many);
+        if self.args.quick {
+            measures.retain(|measure| is_quick(*measure));
+        }
+        let senders = measures.iter().map(|measure| match measure {
+            Measure::Many { nodes } => *nodes,
+            Measure::Tcp { .. }
+            | Measure::Udp { .. }
+            | Measure::RttIdle
+            | Measure::RttLoaded
+            | Measure::Connect
+            | Measure::Start => 0,
         });
+        // So many that send, and the one that they send to.
+        let nodes = senders.max().unwrap_or(0) + 1;
+        for round in 1..=self.args.rounds().min(ROUNDS_MANY) {
+            for implementation in wanted {
+                if self.is_interrupted() || self.programs.missing.contains_key(implementation) {
+                    continue;
+                }
+                let step = format!("round {round}: {nodes} nodes: {implementation}");
+                self.progress.step(&step);
+                let up = Contestant::bring_up(*implementation, nodes, self.programs);
+                let up = up.and_then(|contestant| {
+                    contestant.bed.capture().suspend(true)?;
+                    Ok(contestant)
+                });
+                for measure in &measures {
+                    let method = self.method.clone();
+                    self.attempt(*implementation, *measure, round, || match &up {
+                        Ok(contestant) => method.take(contestant, *measure),
+                        Err(error) => Err(anyhow!("{error:#}")),
+                    });
+                }
+            }
+            self.keep()?;
+        }
+        Ok(())
+    }
+
+    fn starts(&mut self, wanted: &[Implementation]) -> Result<()> {
+        for round in 1..=self.args.rounds() {
+            for implementation in wanted.iter().filter(|one| one.has_process()) {
+                let programs = self.programs;
+                self.attempt(*implementation, Measure::Start, round, || {
+                    start::measure(*implementation, programs)
+                });
+            }
+            self.keep()?;
+        }
+        Ok(())
+    }
+
+    /// Takes one sample, unless it cannot be had; an error is an absence.
+    fn attempt(
+        &mut self,
+        implementation: Implementation,
+        measure: Measure,
+        round: u32,
+        take: impl FnOnce() -> Result<Taken>,
+    ) {
+        if self.is_interrupted()
+            || self.programs.missing.contains_key(&implementation)
+            || self.gave_up(implementation, measure)
+        {
+            return;
+        }
+        self.progress
+            .step(&format!("round {round}: {measure}: {implementation}"));
+        match take() {
+            Ok(taken) => self.results.samples.push(Sample {
+                implementation,
+                measure,
+                round,
+                value: taken.value,
+                percentiles: taken.percentiles,
+                costs: taken.costs,
+            }),
+            // An interrupt ends what it runs, too.
+            Err(_) if self.is_interrupted() => {}
+            Err(error) => self.absent(implementation, Some(measure), format!("{error:#}")),
+        }
     }
 
     /// What has failed once is not tried in every round: it costs time, and the table says so.
@@ -187,69 +259,9 @@ impl<'a> Run<'a> {
         self.results.absences.iter().any(is_it)
     }
 
-    /// Meshes of many nodes: one at a time, as two do not fit.
-    fn many(&mut self, wanted: &[Implementation]) -> Result<()> {
-        let mut measures = Measure::of(Kind::Many);
-        if self.args.quick {
-            measures.retain(|measure| is_quick(*measure));
-        }
-        for measure in measures {
-            let Measure::Many { nodes } = measure else {
-                continue;
-            };
-            for round in 1..=self.args.rounds() {
-                for implementation in wanted {
-                    if self.is_interrupted()
-                        || self.programs.missing.contains_key(implementation)
-                        || self.gave_up(*implementation, measure)
-                    {
-                        continue;
-                    }
-                    let step = format!("round {round}: {measure}: {implementation}");
-                    self.progress.step(&step);
-                    // So many that send, and the one that they send to.
-                    let taken = Contestant::bring_up(*implementation, nodes + 1, self.programs)
-                        .and_then(|contestant| {
-                            contestant.bed.capture().suspend(true)?;
-                            self.method.take(&contestant, measure)
-                        });
-                    match taken {
-                        Ok(taken) => self.took(*implementation, measure, round, taken),
-                        Err(error) if self.is_interrupted() => drop(error),
-                        Err(error) => {
-                            self.absent(*implementation, Some(measure), format!("{error:#}"));
-                        }
-                    }
-                }
-                self.progress.show(&self.results);
-                self.output.keep(&self.results)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn starts(&mut self, wanted: &[Implementation]) -> Result<()> {
-        for round in 1..=self.args.rounds() {
-            for implementation in wanted.iter().filter(|one| one.has_process()) {
-                let measure = Measure::Start;
-                if self.is_interrupted()
-                    || self.programs.missing.contains_key(implementation)
-                    || self.gave_up(*implementation, measure)
-                {
-                    continue;
-                }
-                self.progress
-                    .step(&format!("round {round}: {measure}: {implementation}"));
-                match crate::start::measure(*implementation, self.programs) {
-                    Ok(taken) => self.took(*implementation, measure, round, taken),
-                    Err(error) if self.is_interrupted() => drop(error),
-                    Err(error) => self.absent(*implementation, Some(measure), format!("{error:#}")),
-                }
-            }
-            self.progress.show(&self.results);
-            self.output.keep(&self.results)?;
-        }
-        Ok(())
+    fn keep(&self) -> Result<()> {
+        self.progress.show(&self.results);
+        self.output.keep(&self.results)
     }
 }
 

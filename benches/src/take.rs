@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::{IpVersion, Iperf, IperfDirection, Testbed};
 
 use crate::contestant::Contestant;
@@ -71,8 +71,8 @@ impl Method {
             Measure::RttIdle => round_trips(contestant, false),
             Measure::RttLoaded => round_trips(contestant, true),
             Measure::Connect => connect(contestant),
-            Measure::Many { .. } => many(contestant, self.seconds),
-            Measure::Start => unreachable!("a start is taken by whoever starts it"),
+            Measure::Many { nodes } => many(contestant, nodes, self.seconds),
+            Measure::Start => bail!("a start is taken by whoever starts it"),
         }?;
         let carried = carried(contestant)? - before;
         #[expect(clippy::cast_precision_loss, reason = "a share of gigabytes")]
@@ -202,13 +202,14 @@ fn connect(contestant: &Contestant) -> Result<Taken> {
     })
 }
 
-/// Everybody but node 1 sends to it.
-fn many(contestant: &Contestant, seconds: u32) -> Result<Taken> {
+/// So many nodes of the mesh send to node 1; others are idle.
+fn many(contestant: &Contestant, nodes: u8, seconds: u32) -> Result<Taken> {
     let bed: &Testbed = &contestant.bed;
     let senders: Vec<_> = bed
         .nodes()
         .iter()
         .skip(1)
+        .take(usize::from(nodes))
         .map(|node| node.pod(1).host())
         .collect();
     let processes = contestant.processes()?;

@@ -27,7 +27,8 @@ pub fn agent() -> Result<PathBuf> {
 }
 
 /// The build's folder, if the running program is in one; else the one for temporary files.
-pub(crate) fn build_folder() -> PathBuf {
+#[must_use]
+pub fn build_folder() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let target = program
         .ancestors()

@@ -34,6 +34,7 @@ mod impair;
 mod interface;
 mod iperf;
 pub mod kernel_state;
+pub mod leftovers;
 mod link;
 pub mod matrix;
 pub mod mode_change;

@@ -4,21 +4,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, PipeReader};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
-use podwire_testbed::{binaries, until};
+use podwire_testbed::binaries;
+use podwire_testbed::leftovers::Leftovers;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-
-/// In the environment of a lab and so of everything that it starts, except agents' own variables.
-const MARK_VARIABLE: &str = "LAB_SUITE_MARK";
-
-/// The kernel's last work on a killed process, on a busy machine.
-const GONE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// One lab at a time: each has several busy processes, and measures.
 static ONE: Mutex<()> = Mutex::new(());
@@ -33,32 +26,29 @@ fn agent() -> &'static Path {
     AGENT.get_or_init(|| binaries::agent().expect("the agent can be built"))
 }
 
-/// A lab's command and the mark by which all its processes are found.
+/// A lab's command, and what watches that nothing of it is left.
 struct Lab {
-    mark: String,
+    leftovers: Leftovers,
     agent: &'static Path,
-    host: BTreeSet<String>,
     json: PathBuf,
 }
 
 impl Lab {
     fn new(name: &str) -> Self {
-        let mark = format!("{name}-{}", std::process::id());
-        let json = std::env::temp_dir().join(format!("podwire-{mark}.json"));
-        let agent = agent();
+        let json = format!("podwire-{name}-{}.json", std::process::id());
         Self {
-            mark,
-            agent,
-            host: things_of_the_host(),
-            json,
+            agent: agent(),
+            leftovers: Leftovers::watch(name),
+            json: std::env::temp_dir().join(json),
         }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        let (variable, mark) = self.leftovers.mark();
         command
             .args(arguments)
-            .env(MARK_VARIABLE, &self.mark)
+            .env(variable, mark)
             .env(binaries::AGENT_VARIABLE, self.agent)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -81,70 +71,9 @@ impl Lab {
         (output, serde_json::from_slice(&text).unwrap_or(Value::Null))
     }
 
-    /// Nothing runs any more, and the host has nothing that it did not have before.
     fn assert_nothing_is_left(&self) {
-        until(GONE_DEADLINE, "everything of the lab to be gone", || {
-            let left = marked(&self.mark);
-            anyhow::ensure!(left.is_empty(), "processes are left: {left:?}");
-            // Others may take down what is theirs meanwhile, or have it for a moment.
-            let host = things_of_the_host();
-            let new: Vec<_> = host.difference(&self.host).collect();
-            anyhow::ensure!(new.is_empty(), "the host has what it did not have: {new:?}");
-            Ok(())
-        })
-        .expect("nothing is left");
+        self.leftovers.wait_gone().expect("nothing is left");
     }
-}
-
-/// What a lab could leave on the host: interfaces, named namespaces, mounts, folders.
-fn things_of_the_host() -> BTreeSet<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("Linux");
-    let mut things: BTreeSet<_> = mounts
-        .lines()
-        .map(|mount| format!("mount {mount}"))
-        .collect();
-    for folder in [
-        "/sys/class/net",
-        "/run/netns",
-        "/var/lib/podwire",
-        "/run/podwire",
-    ] {
-        if Path::new(folder).exists() {
-            things.insert(folder.to_owned());
-        }
-        things.extend(names(folder).iter().map(|name| format!("{folder}/{name}")));
-    }
-    things
-}
-
-/// Names in a folder; none where there is no such folder.
-fn names(folder: &str) -> BTreeSet<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
-}
-
-/// Processes with the mark in their environment: their ids and network namespaces.
-fn marked(mark: &str) -> Vec<(String, u64)> {
-    let wanted = format!("{MARK_VARIABLE}={mark}");
-    let mut found = Vec::new();
-    for process in fs::read_dir("/proc").expect("Linux").flatten() {
-        // A process may end while it is looked at; a zombie's environment is empty.
-        let environment = fs::read(process.path().join("environ")).unwrap_or_default();
-        if environment
-            .split(|byte| *byte == 0)
-            .any(|entry| entry == wanted.as_bytes())
-        {
-            let namespace = fs::metadata(process.path().join("ns/net"));
-            let namespace = namespace.map_or(0, |namespace| namespace.ino());
-            found.push((
-                process.file_name().to_string_lossy().into_owned(),
-                namespace,
-            ));
-        }
-    }
-    found
 }
 
 /// What a failed lab said.
@@ -318,8 +247,8 @@ fn a_mesh_that_is_up_can_be_entered_and_asked_and_ends_at_an_interrupt() {
         let lab = Lab::new("up");
         let mut up = Up::start(&lab);
         let text = up.read_until("peers 2 of 2 up");
-        let running = marked(&lab.mark);
-        let namespaces: BTreeSet<u64> = running.iter().map(|(_, namespace)| *namespace).collect();
+        let running = lab.leftovers.processes();
+        let namespaces: BTreeSet<u64> = running.iter().map(|process| process.namespace).collect();
         assert!(running.len() >= 3, "the lab and two agents: {running:?}");
         assert!(
             namespaces.len() >= 3,
