@@ -90,7 +90,12 @@ fn benches(args: &RunArgs) -> Result<bool> {
     let interrupted = Interrupted::default();
     ctrlc::set_handler({
         let interrupted = Arc::clone(&interrupted);
-        move || interrupted.store(true, Ordering::Relaxed)
+        move || {
+            if interrupted.swap(true, Ordering::Relaxed) {
+                // Asked twice: what is under way may take half a minute to give up.
+                std::process::exit(1);
+            }
+        }
     })?;
     let progress = Progress::new();
     let mut run = Run::new(args, &programs, &output, &progress, &interrupted, results);

@@ -80,6 +80,11 @@ fn crates_depend_on_each_other_only_in_the_designs_direction() {
             ],
         ),
         ("podwire-testbed", &[]),
+        // Its micro-benchmarks call the pure crates; the rest runs binaries.
+        (
+            "podwire-benches",
+            &["podwire-core", "podwire-dataplane", "podwire-testbed"],
+        ),
     ]);
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
@@ -114,7 +119,7 @@ fn crates_depend_on_each_other_only_in_the_designs_direction() {
 #[test]
 fn no_module_is_named_after_nothing() {
     let banned = ["utils", "util", "common", "helpers", "types", "misc"];
-    for folder in ["agent", "tests"] {
+    for folder in ["agent", "benches", "tests"] {
         for path in sources(folder).keys() {
             let stem = path
                 .file_stem()
@@ -131,7 +136,7 @@ fn no_module_is_named_after_nothing() {
 
 #[test]
 fn production_files_fit_and_lines_fit() {
-    for folder in ["agent", "tests/src"] {
+    for folder in ["agent", "benches", "tests/src"] {
         for (path, text) in sources(folder) {
             if is_test_file(&path) {
                 continue;
@@ -214,7 +219,7 @@ fn a_tests_name_is_a_whole_one() {
 
 #[test]
 fn each_invariant_names_a_test_that_exists() {
-    let sources: Vec<String> = ["agent", "tests"]
+    let sources: Vec<String> = ["agent", "benches", "tests"]
         .into_iter()
         .flat_map(|folder| sources(folder).into_values())
         .collect();
@@ -241,6 +246,25 @@ fn each_invariant_names_a_test_that_exists() {
 }
 
 #[test]
+fn each_promise_of_the_benchmarks_is_a_row_of_the_specification() {
+    let source = document("benches/src/promise.rs");
+    let names = source.split("name: \"").skip(1);
+    let names: Vec<&str> = names.filter_map(|rest| rest.split('"').next()).collect();
+    assert!(
+        !names.is_empty(),
+        "no promise is found: the check would prove nothing"
+    );
+    let specification = document("SPECIFICATION.md");
+    for name in names {
+        let row = format!("| `{name}` |");
+        assert!(
+            specification.contains(&row),
+            "SPECIFICATION.md has no row {row}"
+        );
+    }
+}
+
+#[test]
 fn documents_name_no_machine() {
     for name in [
         "README.md",
@@ -248,6 +272,7 @@ fn documents_name_no_machine() {
         "SPECIFICATION.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
+        "benches/README.md",
     ] {
         let text = document(name);
         for banned in ["/root/", "/home/", "/work/", "/tmp/"] {
