@@ -65,5 +65,5 @@ bench-micro: setup ## What lookup, the packet's path, records and plans cost, wi
 .PHONY: check-performance
 check-performance: build ## Every promised percentage and duration, measured, into tests/results
 	$(LONG) --test performance
-	$(BENCHES) --impl plain,podwire,wireguard-go --measure tcp,udp,rtt --quick --rounds 5 --output tests/results/benchmarks
+	$(BENCHES) --impl plain,podwire,wireguard-go --measure tcp,udp,rtt --output tests/results/benchmarks
 	$(BENCHES) promises tests/results/benchmarks

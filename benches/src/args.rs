@@ -11,9 +11,8 @@ use crate::measure::Kind;
 const ROUNDS: u32 = 5;
 const ROUNDS_QUICK: u32 = 3;
 
-/// Seconds of an iperf3 run.
-const SECONDS: u32 = 2;
-const SECONDS_QUICK: u32 = 1;
+/// Seconds of an iperf3 run: rounds tell more than longer ones.
+const SECONDS: u32 = 1;
 
 /// Measures Podwire beside everything that a user would pick instead, on this machine, in turns, and
 /// writes tables, plots and data.
@@ -70,7 +69,7 @@ pub(crate) struct RunArgs {
         value_name = "KIND"
     )]
     pub(crate) kinds: Vec<Kind>,
-    /// Fewer rounds, shorter runs, one way and fewer nodes: under four minutes, and less sure.
+    /// Fewer measures and rounds: under four minutes, and less sure.
     #[arg(long)]
     pub(crate) quick: bool,
     /// How often each is measured, in turns.
@@ -103,7 +102,12 @@ impl RunArgs {
     pub(crate) fn kinds(&self) -> Vec<Kind> {
         let mut wanted = self.kinds.clone();
         if wanted.is_empty() {
-            wanted = Kind::ALL.to_vec();
+            let all = if self.quick {
+                &Kind::QUICK[..]
+            } else {
+                &Kind::ALL
+            };
+            wanted = all.to_vec();
         }
         wanted.sort_unstable();
         wanted.dedup();
@@ -118,7 +122,6 @@ impl RunArgs {
 
     /// For how long.
     pub(crate) fn seconds(&self) -> u32 {
-        let usual = if self.quick { SECONDS_QUICK } else { SECONDS };
-        self.seconds.unwrap_or(usual)
+        self.seconds.unwrap_or(SECONDS)
     }
 }

@@ -32,6 +32,9 @@ impl Kind {
         Self::Many,
         Self::Start,
     ];
+
+    /// Those of a quick run.
+    pub(crate) const QUICK: [Self; 3] = [Self::Tcp, Self::Udp, Self::Rtt];
 }
 
 /// Which way TCP streams send, seen from the client.

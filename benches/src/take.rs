@@ -20,15 +20,26 @@ use crate::window::Window;
 const LOSS_MAX: f64 = 0.001;
 
 /// Length of one try of a rate.
-const TRY: Duration = Duration::from_millis(500);
+const TRY: Duration = Duration::from_millis(400);
 
-/// Packets a second at which the search begins, and at which it ends: above it the generator is
-/// what is measured.
-const RATE_FIRST: u32 = 20_000;
-const RATE_MAX: u32 = 2_000_000;
+/// Share of a rate that may still be on its way when its last packet is sent: what a healthy path
+/// holds, and no more.
+const BEHIND_MAX: f64 = 0.02;
+
+/// Of a rate that was wanted, so much has to have been sent and to arrive.
+const FULL_MIN: f64 = 0.9;
+
+/// Packets a second at which the search begins; above the last the generator is what is measured.
+const RATE_FIRST: f64 = 20_000.0;
+const RATE_MIN: f64 = 100.0;
+const RATE_MAX: f64 = 2_000_000.0;
+
+/// Factor of the search's first steps; and where an earlier round has been near.
+const GROWTH: f64 = 2.0;
+const GROWTH_NEAR: f64 = 1.15;
 
 /// The search ends when what is carried and what is not are so close.
-const RATE_RESOLUTION: f64 = 0.05;
+const RATE_RESOLUTION: f64 = 0.04;
 
 /// Length of a window of round trips, and of connections.
 const ROUND_TRIPS: Duration = Duration::from_millis(1500);
@@ -63,11 +74,18 @@ impl Method {
     ///
     /// # Errors
     /// What hindered it, or that the traffic did not go through the implementation.
-    pub(crate) fn take(&self, contestant: &Contestant, measure: Measure) -> Result<Taken> {
+    ///
+    /// `near` is what an earlier round has found: a search begins there.
+    pub(crate) fn take(
+        &self,
+        contestant: &Contestant,
+        measure: Measure,
+        near: Option<f64>,
+    ) -> Result<Taken> {
         let before = carried(contestant)?;
         let taken = match measure {
             Measure::Tcp { streams, direction } => self.tcp(contestant, streams, direction),
-            Measure::Udp { bytes } => datagrams(contestant, bytes),
+            Measure::Udp { bytes } => datagrams(contestant, bytes, near),
             Measure::RttIdle => round_trips(contestant, false),
             Measure::RttLoaded => round_trips(contestant, true),
             Measure::Connect => connect(contestant),
@@ -125,13 +143,16 @@ fn address(contestant: &Contestant, node: u8) -> Result<IpAddr> {
     contestant.pod(node).address(IpVersion::V4)
 }
 
-/// The highest rate of which at most [`LOSS_MAX`] is lost: doubled until it is too much, then
-/// halved between the two.
-fn datagrams(contestant: &Contestant, bytes: usize) -> Result<Taken> {
+/// The highest rate of which at most [`LOSS_MAX`] is lost and [`BEHIND_MAX`] is behind: faster until
+/// it is too much, slower until it is not, then halved between the two. `near` is what an earlier
+/// round has found.
+fn datagrams(contestant: &Contestant, bytes: usize, near: Option<f64>) -> Result<Taken> {
     let receiver = Receiver::start(contestant.pod(2), address(contestant, 2)?)?;
     let processes = contestant.processes()?;
     let mut best: Option<(Count, Costs)> = None;
-    let (mut carried, mut too_much, mut rate) = (0_u32, RATE_MAX, RATE_FIRST);
+    let growth = near.map_or(GROWTH, |_| GROWTH_NEAR);
+    let (mut carried, mut too_much) = (0.0, RATE_MAX);
+    let mut rate = near.unwrap_or(RATE_FIRST).clamp(RATE_MIN, RATE_MAX);
     loop {
         let window = Window::begin(&processes)?;
         let count = receiver.measure(contestant.pod(1), bytes, rate, TRY)?;
@@ -141,21 +162,22 @@ fn datagrams(contestant: &Contestant, bytes: usize) -> Result<Taken> {
             ..window.end()?
         };
         // The generator's own limit is one, too.
-        let is_full = f64::from(rate) * 0.9 <= count.rate();
-        if count.loss() <= LOSS_MAX && is_full {
+        let is_full = rate * FULL_MIN <= count.rate();
+        if is_full && count.loss() <= LOSS_MAX && count.behind() <= BEHIND_MAX {
             carried = rate;
             best = Some((count, costs));
         } else {
             too_much = rate;
         }
-        let is_close = f64::from(too_much - carried) <= RATE_RESOLUTION * f64::from(too_much);
-        if is_close || too_much <= 100 {
+        if too_much - carried <= RATE_RESOLUTION * too_much || too_much <= RATE_MIN {
             break;
         }
-        rate = if too_much == RATE_MAX {
-            (rate * 2).min(RATE_MAX - 1)
+        rate = if too_much >= RATE_MAX {
+            (rate * growth).min(RATE_MAX * (1.0 - RATE_RESOLUTION))
+        } else if carried <= 0.0 {
+            rate / growth
         } else {
-            carried.midpoint(too_much)
+            f64::midpoint(carried, too_much)
         };
     }
     let (count, costs) = best.context("no rate of datagrams is carried without loss")?;
@@ -182,7 +204,6 @@ fn round_trips(contestant: &Contestant, loaded: bool) -> Result<Taken> {
     let found = answerer.measure(from, ROUND_TRIPS)?;
     let mut costs = window.end()?;
     costs.bytes = stream.as_ref().map_or(0, Bulk::received) - before;
-    costs.packets = found.answers;
     Ok(Taken {
         value: if loaded { found.p99 } else { found.p50 },
         percentiles: Some(found),

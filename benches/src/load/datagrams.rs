@@ -38,6 +38,8 @@ const SETTLING_TIME: Duration = Duration::from_millis(100);
 pub(crate) struct Count {
     pub(crate) sent: u64,
     pub(crate) received: u64,
+    /// Those of them that had arrived when the last one was sent.
+    pub(crate) in_time: u64,
     /// Of sending.
     pub(crate) seconds: f64,
 }
@@ -47,6 +49,14 @@ impl Count {
     pub(crate) fn loss(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a share of millions")]
         let share = self.received as f64 / self.sent.max(1) as f64;
+        1.0 - share
+    }
+
+    /// The share that was still on its way when the last one was sent: buffers that fill hide that a
+    /// per_second is too high, for as long as they last.
+    pub(crate) fn behind(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a share of millions")]
+        let share = self.in_time as f64 / self.sent.max(1) as f64;
         1.0 - share
     }
 
@@ -97,7 +107,7 @@ impl Receiver {
         &self,
         from: &Host,
         bytes: usize,
-        per_second: u32,
+        per_second: f64,
         duration: Duration,
     ) -> Result<Count> {
         let socket = from.namespace().run(|| -> Result<UdpSocket> {
@@ -107,10 +117,12 @@ impl Receiver {
         })?;
         let before = self.received.load(Ordering::Relaxed);
         let (sent, seconds) = send(&socket, bytes, per_second, duration)?;
+        let in_time = self.received.load(Ordering::Relaxed) - before;
         thread::sleep(SETTLING_TIME);
         Ok(Count {
             sent,
             received: self.received.load(Ordering::Relaxed) - before,
+            in_time,
             seconds,
         })
     }
@@ -136,24 +148,25 @@ pub(super) fn unspecified(target: SocketAddr) -> IpAddr {
 fn send(
     socket: &UdpSocket,
     bytes: usize,
-    per_second: u32,
+    per_second: f64,
     duration: Duration,
 ) -> Result<(u64, f64)> {
     let mut batch = Batch::new(bytes);
-    let rate = f64::from(per_second);
     let (start, mut sent, mut offset) = (Instant::now(), 0_u64, 0.0_f64);
     while start.elapsed() < duration {
         let elapsed = start.elapsed().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a count of a second")]
-        let mut due = (elapsed - offset) * rate - sent as f64;
-        let most = LAG_MAX.as_secs_f64() * rate;
+        let mut due = (elapsed - offset) * per_second - sent as f64;
+        let most = LAG_MAX.as_secs_f64() * per_second;
         if due > most {
             // Time that the sender did not have is not made up for.
-            offset += (due - most) / rate;
+            offset += (due - most) / per_second;
             due = most;
         }
         if due < 1.0 {
-            thread::sleep(Duration::from_secs_f64(((1.0 - due) / rate).max(20e-6)));
+            thread::sleep(Duration::from_secs_f64(
+                ((1.0 - due) / per_second).max(20e-6),
+            ));
             continue;
         }
         #[expect(
@@ -310,7 +323,8 @@ mod tests {
             let (received, stop) = (Arc::clone(&received), stop.clone());
             move || receive(&socket, &received, &stop)
         });
-        let (sent, seconds) = send(&sender, 64, 10_000, Duration::from_millis(500)).expect("sent");
+        let (sent, seconds) =
+            send(&sender, 64, 10_000.0, Duration::from_millis(500)).expect("sent");
         thread::sleep(SETTLING_TIME);
         stop.set();
         thread.join().expect("ended");
@@ -323,9 +337,11 @@ mod tests {
         let count = Count {
             sent: 1000,
             received: 999,
+            in_time: 990,
             seconds: 2.0,
         };
         assert!((count.loss() - 0.001).abs() < 1e-9);
+        assert!((count.behind() - 0.01).abs() < 1e-9);
         assert!((count.rate() - 499.5).abs() < 1e-9);
     }
 }

@@ -11,6 +11,7 @@ pub(super) fn of(results: &Results) -> String {
     lines.push(speed(results));
     lines.push(cost(results));
     lines.push(sureness(results));
+    lines.retain(|line| !line.is_empty());
     format!("{}\n\n", lines.join("\n"))
 }
 

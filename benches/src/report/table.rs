@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::implementation::Implementation;
 use crate::measure::Measure;
-use crate::sample::{Results, Sample};
+use crate::sample::{Percentiles, Results, Sample};
 use crate::statistics::Summary;
 use crate::summary::{over_rounds, ratio};
 
@@ -79,25 +79,28 @@ pub(super) fn figure(value: f64) -> String {
     }
 }
 
+/// A column's title and what of an implementation stands in it.
+type Cell = (&'static str, String);
+
 fn one(results: &Results, measure: Measure) -> String {
+    let rows: Vec<(Implementation, Vec<Cell>)> = implementations(results)
+        .into_iter()
+        .filter_map(|one| Some((one, row(results, one, measure)?)))
+        .collect();
+    let Some((_, first)) = rows.first() else {
+        return String::new();
+    };
+    // What nobody has, such as round trips of bytes, is no column.
+    let shown: Vec<usize> = (0..first.len())
+        .filter(|column| rows.iter().any(|(_, row)| !row[*column].1.is_empty()))
+        .collect();
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header([
-        "",
-        measure.unit(),
-        "spread",
-        "to wireguard-go",
-        "to plain",
-        "CPU s/GiB (user, system)",
-        "CPU s/Mpacket",
-        "machine s/GiB",
-        "sent again",
-        "MiB a node",
-    ]);
-    for implementation in implementations(results) {
-        if let Some(row) = row(results, implementation, measure) {
-            table.add_row(row);
-        }
+    let titles = shown.iter().map(|column| first[*column].0);
+    table.set_header([""].into_iter().chain(titles));
+    for (implementation, row) in &rows {
+        let cells = shown.iter().map(|column| row[*column].1.clone());
+        table.add_row([implementation.to_string()].into_iter().chain(cells));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -105,49 +108,76 @@ fn one(results: &Results, measure: Measure) -> String {
     table.to_string()
 }
 
-fn row(results: &Results, implementation: Implementation, measure: Measure) -> Option<Vec<String>> {
+/// One implementation's cells: as many, in the same order, for each.
+fn row(results: &Results, implementation: Implementation, measure: Measure) -> Option<Vec<Cell>> {
     let over = |figure: &dyn Fn(&Sample) -> Option<f64>| {
         over_rounds(results, implementation, measure, figure)
     };
+    let shown = |figure_of: &dyn Fn(&Sample) -> Option<f64>| {
+        over(figure_of).map_or_else(String::new, |rounds| figure(rounds.median))
+    };
     let value = over(&|sample| Some(sample.value))?;
     let to = |other| {
-        ratio(results, implementation, other, measure, |sample| {
-            Some(sample.value)
-        })
-        .map_or_else(String::new, |ratio| format!("{:.2}", ratio.median))
+        let value = |sample: &Sample| Some(sample.value);
+        ratio(results, implementation, other, measure, value)
+            .map_or_else(String::new, |ratio| format!("{:.2}", ratio.median))
     };
-    let shown =
-        |rounds: Option<Summary>| rounds.map_or_else(String::new, |rounds| figure(rounds.median));
-    let cpu = over(&|sample| sample.costs.cpu_seconds_per_gib().filter(|cpu| *cpu > 0.0));
-    let user = over(&|sample| user_share(sample));
-    let cpu = match (cpu, user) {
-        (Some(cpu), Some(user)) => format!(
-            "{} ({}, {})",
-            figure(cpu.median),
-            figure(cpu.median * user.median),
-            figure(cpu.median * (1.0 - user.median))
-        ),
-        _ => String::new(),
-    };
-    let packets = over(&|sample| {
-        let cost = sample.costs.cpu_seconds_per_million_packets();
-        cost.filter(|cpu| *cpu > 0.0)
-    });
-    #[expect(clippy::cast_precision_loss, reason = "segments of one run are few")]
-    let retransmits = over(&|sample| Some(sample.costs.retransmits as f64));
     let unsure = if value.is_sure() { "" } else { " (unsure)" };
+    #[expect(clippy::cast_precision_loss, reason = "segments of one run are few")]
+    let retransmits = shown(&|sample| {
+        let is_counted = matches!(sample.measure, Measure::Tcp { .. });
+        is_counted.then_some(sample.costs.retransmits as f64)
+    });
+    let percentile = |of: &dyn Fn(&Percentiles) -> f64| {
+        shown(&|sample| Some(of(sample.percentiles.as_ref()?)))
+    };
     Some(vec![
-        implementation.to_string(),
-        figure(value.median),
-        format!("{:.0} %{unsure}", value.spread() * 100.0),
-        to(Implementation::WireguardGo),
-        to(Implementation::Plain),
-        cpu,
-        shown(packets),
-        shown(over(&|sample| sample.costs.machine_seconds_per_gib())),
-        retransmits.map_or_else(String::new, |rounds| format!("{:.0}", rounds.median)),
-        shown(over(&|sample| resident_mib(sample))),
+        (measure.unit(), figure(value.median)),
+        ("spread", format!("{:.0} %{unsure}", value.spread() * 100.0)),
+        ("to wireguard-go", to(Implementation::WireguardGo)),
+        ("to plain", to(Implementation::Plain)),
+        ("p50", percentile(&|round| round.p50)),
+        ("p90", percentile(&|round| round.p90)),
+        ("p99", percentile(&|round| round.p99)),
+        ("max", percentile(&|round| round.max)),
+        (
+            "CPU s/GiB",
+            shown(&|sample| more_than_nothing(sample.costs.cpu_seconds_per_gib())),
+        ),
+        (
+            "CPU s/Mpacket",
+            shown(&|sample| more_than_nothing(sample.costs.cpu_seconds_per_million_packets())),
+        ),
+        ("of it user", shown_share(over(&user_share))),
+        (
+            "machine s/GiB",
+            shown(&|sample| sample.costs.machine_seconds_per_gib()),
+        ),
+        (
+            "machine busy",
+            shown_share(over(&|sample| busy_share(results, sample))),
+        ),
+        ("sent again", retransmits),
+        ("MiB a node", shown(&resident_mib)),
     ])
+}
+
+/// What the kernel carries takes no time of a process.
+fn more_than_nothing(cost: Option<f64>) -> Option<f64> {
+    cost.filter(|cost| *cost > 0.0)
+}
+
+fn shown_share(rounds: Option<Summary>) -> String {
+    rounds.map_or_else(String::new, |rounds| {
+        format!("{:.0} %", rounds.median * 100.0)
+    })
+}
+
+/// The part of all processors' time that was not idle.
+fn busy_share(results: &Results, sample: &Sample) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "processors are few")]
+    let all = sample.costs.seconds * results.machine.cpus as f64;
+    (all > 0.0 && sample.costs.machine.busy > 0.0).then(|| sample.costs.machine.busy / all)
 }
 
 /// The part of processor time that is user space's.
@@ -209,10 +239,15 @@ fn settings(results: &Results) -> String {
         "without root, in a user namespace"
     };
     let mut text = format!(
-        "## How\n\nPodwire at {}. {} rounds, {} s a TCP run, TCP congestion control {}, {privileges}; a \
+        "## How\n\nPodwire at {}. {} {}, {} s a TCP run, TCP congestion control {}, {privileges}; a \
          UDP socket gets a receive buffer of {} bytes. The processor has {}.\n\n",
         settings.commit,
         settings.rounds,
+        if settings.rounds == 1 {
+            "round"
+        } else {
+            "rounds"
+        },
         settings.seconds,
         settings.congestion,
         settings.socket_buffer_bytes,
