@@ -71,7 +71,7 @@ impl<'a> Run<'a> {
     pub(crate) fn all(&mut self) -> Result<()> {
         let wanted = self.args.implementations();
         for (implementation, reason) in &self.programs.missing {
-            self.absent(*implementation, None, reason.clone());
+            self.absent(*implementation, None, reason);
         }
         let contestants = self.bring_up(&wanted);
         let mut measures: Vec<Measure> = self
@@ -105,7 +105,9 @@ impl<'a> Run<'a> {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    fn absent(&mut self, implementation: Implementation, measure: Option<Measure>, reason: String) {
+    fn absent(&mut self, implementation: Implementation, measure: Option<Measure>, reason: &str) {
+        // A row of a list: what a program said over several lines becomes one.
+        let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
         self.progress.tell(&match measure {
             None => format!("{implementation} is left out: {reason}"),
             Some(measure) => format!("{implementation}: no {measure}: {reason}"),
@@ -129,7 +131,7 @@ impl<'a> Run<'a> {
                 .and_then(|contestant| proof::carries(&contestant).map(|()| contestant));
             match up {
                 Ok(contestant) => drop(contestants.insert(*implementation, contestant)),
-                Err(error) => self.absent(*implementation, None, format!("{error:#}")),
+                Err(error) => self.absent(*implementation, None, &format!("{error:#}")),
             }
         }
         contestants
@@ -248,7 +250,7 @@ impl<'a> Run<'a> {
             }),
             // An interrupt ends what it runs, too.
             Err(_) if self.is_interrupted() => {}
-            Err(error) => self.absent(implementation, Some(measure), format!("{error:#}")),
+            Err(error) => self.absent(implementation, Some(measure), &format!("{error:#}")),
         }
     }
 
