@@ -1,6 +1,6 @@
 //! One implementation on its own nodes and pods, ready to be measured.
 
-mod kernel;
+pub(crate) mod kernel;
 mod podwire;
 mod wireguard;
 

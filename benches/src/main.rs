@@ -15,6 +15,7 @@ mod programs;
 mod progress;
 mod promise;
 mod proof;
+mod rate_search;
 mod report;
 mod run;
 mod sample;
@@ -23,6 +24,8 @@ mod start;
 mod statistics;
 mod summary;
 mod take;
+#[cfg(test)]
+mod test_results;
 mod uapi;
 mod window;
 
@@ -61,15 +64,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all is there but for what nobody asked for by name and this machine does not have.
+/// Whether all is there but for what the kernel does not have and nobody asked for by name.
 fn is_whole(args: &RunArgs, results: &Results) -> bool {
-    let was_asked_for = |absence: &Absence| {
-        let implementation = absence.implementation;
-        absence.measure.is_some()
-            || implementation.is_podwire()
-            || args.implementations.contains(&implementation)
+    let counts = |absence: &Absence| {
+        !absence.not_in_kernel || args.implementations.contains(&absence.implementation)
     };
-    !results.interrupted && !results.absences.iter().any(was_asked_for)
+    !results.interrupted && !results.absences.iter().any(counts)
 }
 
 /// Nothing is left to do if standard output is gone.
@@ -89,14 +89,14 @@ fn benches(args: &RunArgs) -> Result<bool> {
     let now = jiff::Timestamp::now();
     let machine = Machine::read();
     let date = now.strftime("%Y-%m-%d").to_string();
-    let output = Output::new(run::folder(args, &date, &machine.slug())?);
+    let output = Output::new(run::folder(args, &date, &machine.slug())?)?;
     let results = Results {
         settings: settings::read(args, &programs, now)?,
         machine,
         samples: Vec::new(),
         aead_floor: Vec::new(),
         absences: Vec::new(),
-        interrupted: false,
+        interrupted: true,
     };
     let interrupted = Interrupted::default();
     ctrlc::set_handler({

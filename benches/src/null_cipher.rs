@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::programs;
 
@@ -62,5 +62,32 @@ pub(crate) fn build(cache: &Path) -> Result<PathBuf> {
         .args(["--bin", "podwire-agent", "--target-dir"])
         .arg(folder.join("target"));
     programs::run(&mut command).context("the null cipher cannot be built here")?;
+    let lock = fs::read_to_string(folder.join("Cargo.lock")).context("reading the lock file")?;
+    ensure!(
+        is_replaced(&lock),
+        "the build took the real ring: benches/null-cipher must have the version that Cargo.lock has"
+    );
     Ok(folder.join("target/release/podwire-agent"))
+}
+
+/// Whether ring is a folder's and not a registry's: cargo only warns when a patch does not fit.
+fn is_replaced(lock: &str) -> bool {
+    let mut packages = lock.split("[[package]]");
+    let ring = packages.find(|package| package.contains("name = \"ring\""));
+    ring.is_some_and(|package| !package.contains("source = "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_real_ring_is_told_from_the_one_that_does_nothing() {
+        let real = "[[package]]\nname = \"ring\"\nversion = \"1\"\nsource = \"registry\"\n\n";
+        let null = "[[package]]\nname = \"ring\"\nversion = \"1\"\n\n";
+        let other = "[[package]]\nname = \"other\"\nsource = \"registry\"\n";
+        assert!(!is_replaced(&format!("{real}{other}")));
+        assert!(is_replaced(&format!("{null}{other}")));
+        assert!(!is_replaced(other));
+    }
 }

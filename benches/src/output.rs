@@ -22,8 +22,22 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder }
+    /// Takes a folder, without what another run has left there.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn new(folder: PathBuf) -> Result<Self> {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let is_plot = path.extension().is_some_and(|extension| extension == "svg");
+            let is_text = [SAMPLES, SUMMARY, TABLE]
+                .iter()
+                .any(|name| path.ends_with(name));
+            if is_plot || is_text {
+                fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+            }
+        }
+        Ok(Self { folder })
     }
 
     pub(crate) fn folder(&self) -> &Path {

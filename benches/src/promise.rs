@@ -6,12 +6,15 @@ use crate::args::PromisesArgs;
 use crate::output;
 use crate::summary::Summary;
 
+/// Takes a figure out of a summary.
+type Figure = fn(&Summary) -> Option<f64>;
+
 /// One figure of `summary.json`, and what it is at least or at most.
 #[derive(Debug, Clone, Copy)]
 struct Promise {
     /// The figure's name in `summary.json` and in SPECIFICATION.md.
     name: &'static str,
-    figure: fn(&Summary) -> Option<f64>,
+    figure: Figure,
     bound: Bound,
 }
 
@@ -60,6 +63,10 @@ impl Promise {
 /// With one line for each promise that it does not keep.
 pub(crate) fn check(args: &PromisesArgs) -> Result<String> {
     let summary = Summary::of(&output::read(&args.results)?);
+    ensure!(
+        !summary.interrupted,
+        "the run was interrupted: it proves nothing"
+    );
     let broken = broken(PROMISES, &summary);
     ensure!(
         broken.is_empty(),
@@ -72,4 +79,41 @@ pub(crate) fn check(args: &PromisesArgs) -> Result<String> {
 fn broken(promises: &[Promise], summary: &Summary) -> Vec<String> {
     let broken = promises.iter().map(|promise| promise.broken(summary));
     broken.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::implementation::Implementation::{Podwire, WireguardGo};
+    use crate::summary::forward;
+    use crate::test_results::results;
+
+    #[test]
+    fn a_promise_is_broken_by_too_little_by_too_much_and_by_no_figure() {
+        let promise = |figure, bound| Promise {
+            name: "a_figure",
+            figure,
+            bound,
+        };
+        let rows = [
+            (Podwire, forward(1), 4.0, 6.0),
+            (WireguardGo, forward(1), 2.0, 8.0),
+        ];
+        let summary = Summary::of(&results(&rows));
+        let speed: Figure = |summary| summary.ratio_tcp1;
+        let cost: Figure = |summary| summary.ratio_cpu;
+        let kept = [
+            promise(speed, Bound::AtLeast(2.0)),
+            promise(cost, Bound::AtMost(0.75)),
+        ];
+        assert_eq!(broken(&kept, &summary), Vec::<String>::new());
+        let others = [
+            promise(speed, Bound::AtLeast(2.1)),
+            promise(cost, Bound::AtMost(0.7)),
+            promise(|summary| summary.ratio_tcp4, Bound::AtLeast(0.0)),
+        ];
+        let told = broken(&others, &summary);
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[2].contains("not measured"), "{told:?}");
+    }
 }

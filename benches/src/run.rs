@@ -1,14 +1,17 @@
 //! A whole run: every measure, round by round, implementations in turns.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Error, Result, anyhow};
 
 use crate::aead_floor;
 use crate::args::RunArgs;
 use crate::contestant::Contestant;
+use crate::contestant::kernel::NotInKernel;
 use crate::implementation::Implementation;
 use crate::measure::{Direction, Kind, Measure};
 use crate::output::Output;
@@ -71,7 +74,7 @@ impl<'a> Run<'a> {
     pub(crate) fn all(&mut self) -> Result<()> {
         let wanted = self.args.implementations();
         for (implementation, reason) in &self.programs.missing {
-            self.absent(*implementation, None, reason);
+            self.absent(*implementation, None, &anyhow!("{reason}"));
         }
         let contestants = self.bring_up(&wanted);
         let mut measures: Vec<Measure> = self
@@ -85,6 +88,9 @@ impl<'a> Run<'a> {
             measures.retain(|measure| is_quick(*measure));
         }
         for round in 1..=self.args.rounds() {
+            if self.is_interrupted() {
+                break;
+            }
             self.floor(round);
             for measure in &measures {
                 self.round(&contestants, *measure, round)?;
@@ -105,8 +111,9 @@ impl<'a> Run<'a> {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    fn absent(&mut self, implementation: Implementation, measure: Option<Measure>, reason: &str) {
+    fn absent(&mut self, implementation: Implementation, measure: Option<Measure>, error: &Error) {
         // A row of a list: what a program said over several lines becomes one.
+        let reason = format!("{error:#}");
         let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
         self.progress.tell(&match measure {
             None => format!("{implementation} is left out: {reason}"),
@@ -115,6 +122,7 @@ impl<'a> Run<'a> {
         self.results.absences.push(Absence {
             implementation,
             measure,
+            not_in_kernel: error.is::<NotInKernel>(),
             reason,
         });
     }
@@ -131,7 +139,7 @@ impl<'a> Run<'a> {
                 .and_then(|contestant| proof::carries(&contestant).map(|()| contestant));
             match up {
                 Ok(contestant) => drop(contestants.insert(*implementation, contestant)),
-                Err(error) => self.absent(*implementation, None, &format!("{error:#}")),
+                Err(error) => self.absent(*implementation, None, &error),
             }
         }
         contestants
@@ -141,13 +149,12 @@ impl<'a> Run<'a> {
         self.progress
             .step(&format!("round {round}: the AEAD floor"));
         match aead_floor::measure() {
-            Ok(floor) => self.results.aead_floor.push(floor),
+            Ok(floor) => self.results.aead_floor.push((round, floor)),
             Err(error) => self.progress.tell(&format!("no AEAD floor: {error:#}")),
         }
     }
 
-    /// One measure of each, beginning with another one in each round: whoever comes after a heavy
-    /// one would always come after it.
+    /// One measure of each.
     fn round(&mut self, contestants: &Contestants, measure: Measure, round: u32) -> Result<()> {
         let count = contestants.len();
         let first = usize::try_from(round).unwrap_or(0) % count.max(1);
@@ -186,20 +193,21 @@ impl<'a> Run<'a> {
         // So many that send, and the one that they send to.
         let nodes = senders.max().unwrap_or(0) + 1;
         for round in 1..=self.args.rounds().min(ROUNDS_MANY) {
-            for implementation in wanted {
-                if self.is_interrupted() || self.programs.missing.contains_key(implementation) {
+            for implementation in in_turns(wanted.iter().copied(), round) {
+                let all_failed = |measure: &Measure| self.gave_up(implementation, *measure);
+                if self.is_interrupted() || measures.iter().all(all_failed) {
                     continue;
                 }
                 let step = format!("round {round}: {nodes} nodes: {implementation}");
                 self.progress.step(&step);
-                let up = Contestant::bring_up(*implementation, nodes, self.programs);
+                let up = Contestant::bring_up(implementation, nodes, self.programs);
                 let up = up.and_then(|contestant| {
                     contestant.bed.capture().suspend(true)?;
                     Ok(contestant)
                 });
                 for measure in &measures {
                     let method = self.method.clone();
-                    self.attempt(*implementation, *measure, round, || match &up {
+                    self.attempt(implementation, *measure, round, || match &up {
                         Ok(contestant) => method.take(contestant, *measure, None),
                         Err(error) => Err(anyhow!("{error:#}")),
                     });
@@ -212,10 +220,11 @@ impl<'a> Run<'a> {
 
     fn starts(&mut self, wanted: &[Implementation]) -> Result<()> {
         for round in 1..=self.args.rounds() {
-            for implementation in wanted.iter().filter(|one| one.has_process()) {
+            let started = wanted.iter().copied().filter(|one| one.has_process());
+            for implementation in in_turns(started, round) {
                 let programs = self.programs;
-                self.attempt(*implementation, Measure::Start, round, || {
-                    start::measure(*implementation, programs)
+                self.attempt(implementation, Measure::Start, round, || {
+                    start::measure(implementation, programs)
                 });
             }
             self.keep()?;
@@ -231,10 +240,7 @@ impl<'a> Run<'a> {
         round: u32,
         take: impl FnOnce() -> Result<Taken>,
     ) {
-        if self.is_interrupted()
-            || self.programs.missing.contains_key(&implementation)
-            || self.gave_up(implementation, measure)
-        {
+        if self.is_interrupted() || self.gave_up(implementation, measure) {
             return;
         }
         self.progress
@@ -250,7 +256,7 @@ impl<'a> Run<'a> {
             }),
             // An interrupt ends what it runs, too.
             Err(_) if self.is_interrupted() => {}
-            Err(error) => self.absent(implementation, Some(measure), &format!("{error:#}")),
+            Err(error) => self.absent(implementation, Some(measure), &error),
         }
     }
 
@@ -262,10 +268,12 @@ impl<'a> Run<'a> {
         samples.find(of_it).map(|sample| sample.value)
     }
 
-    /// What has failed once is not tried in every round: it costs time, and the table says so.
+    /// What has failed once is not tried in every round, and who could not be brought up at all not
+    /// again: it costs time, and the table says so.
     fn gave_up(&self, implementation: Implementation, measure: Measure) -> bool {
         let is_it = |absence: &Absence| {
-            absence.implementation == implementation && absence.measure == Some(measure)
+            let is_measure = absence.measure.is_none_or(|one| one == measure);
+            absence.implementation == implementation && is_measure
         };
         self.results.absences.iter().any(is_it)
     }
@@ -274,6 +282,20 @@ impl<'a> Run<'a> {
         self.progress.show(&self.results);
         self.output.keep(&self.results)
     }
+}
+
+/// Another order in each round: whoever always came after a heavy one would always pay for it.
+fn in_turns(all: impl Iterator<Item = Implementation>, round: u32) -> Vec<Implementation> {
+    let mut order: Vec<_> = all.collect();
+    if order.is_empty() {
+        return order;
+    }
+    let first = usize::try_from(round).unwrap_or(0) % order.len();
+    order.rotate_left(first);
+    if round.is_multiple_of(2) {
+        order.reverse();
+    }
+    order
 }
 
 /// The measures of `--quick`: those that the three sentences need, and one of each kind.
@@ -286,15 +308,20 @@ fn is_quick(measure: Measure) -> bool {
     }
 }
 
-/// The folder of a day's results on this machine.
+/// The folder of a day's results on this machine: a new one, so that no run replaces another, or the
+/// one that was asked for.
 ///
 /// # Errors
 /// When it cannot be made.
-pub(crate) fn folder(args: &RunArgs, date: &str, machine: &str) -> Result<std::path::PathBuf> {
-    let folder = args.output.clone().unwrap_or_else(|| {
-        let results = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
-        results.join(format!("{date}-{machine}"))
+pub(crate) fn folder(args: &RunArgs, date: &str, machine: &str) -> Result<PathBuf> {
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+    let first = results.join(format!("{date}-{machine}"));
+    let further = (2..).map(|number| results.join(format!("{date}-{machine}-{number}")));
+    let folder = args.output.clone().or_else(|| {
+        let mut all = [first].into_iter().chain(further);
+        all.find(|folder| !folder.exists())
     });
-    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let folder = folder.context("no name for a folder is left")?;
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     Ok(folder)
 }

@@ -78,6 +78,8 @@ pub(crate) struct Absence {
     pub(crate) implementation: Implementation,
     /// The measure, where it is not all of them.
     pub(crate) measure: Option<Measure>,
+    /// Whether this machine's kernel does not have it: nobody's fault.
+    pub(crate) not_in_kernel: bool,
     pub(crate) reason: String,
 }
 
@@ -97,6 +99,9 @@ pub(crate) struct Settings {
     pub(crate) privileged: bool,
     /// What the kernel gave for a UDP socket's receive buffer when asked for Podwire's.
     pub(crate) socket_buffer_bytes: u64,
+    /// Processes that ran or wanted to in the last minute before it began: above 0.2 or so this
+    /// machine had something else to do.
+    pub(crate) load_before: f64,
     /// Versions of the peers, of iperf3 and of the compilers.
     pub(crate) versions: BTreeMap<String, String>,
 }
@@ -107,10 +112,10 @@ pub(crate) struct Results {
     pub(crate) machine: Machine,
     pub(crate) settings: Settings,
     pub(crate) samples: Vec<Sample>,
-    /// CPU seconds per GiB of sealing and opening alone, both ends together, one for each round.
-    pub(crate) aead_floor: Vec<f64>,
+    /// By round: CPU seconds per GiB of sealing and opening alone, both ends together.
+    pub(crate) aead_floor: Vec<(u32, f64)>,
     pub(crate) absences: Vec<Absence>,
-    /// Whether it ended before its end.
+    /// Whether it ended before its end: true until that.
     pub(crate) interrupted: bool,
 }
 

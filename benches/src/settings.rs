@@ -1,5 +1,6 @@
 //! How a run is made: what a reader must know to make it again.
 
+use std::fs;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
@@ -40,8 +41,16 @@ pub(crate) fn read(args: &RunArgs, programs: &Programs, now: jiff::Timestamp) ->
         congestion: args.congestion.clone(),
         privileged: sandbox::is_real_root(),
         socket_buffer_bytes: socket_buffer()?,
+        load_before: load()?,
         versions,
     })
+}
+
+/// proc(5): the first field is the last minute's.
+fn load() -> Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg").context("reading /proc/loadavg")?;
+    let minute = text.split_whitespace().next().unwrap_or_default();
+    minute.parse().context("reading /proc/loadavg")
 }
 
 fn first_line(program: &str, arguments: &[&str]) -> Option<String> {

@@ -34,6 +34,7 @@ pub(crate) fn measure(implementation: Implementation, programs: &Programs) -> Re
     Ok(Taken {
         value: elapsed.as_secs_f64() * 1e3,
         percentiles: None,
+        carried_bytes: 0,
         costs: Costs {
             seconds: elapsed.as_secs_f64(),
             ..Costs::default()

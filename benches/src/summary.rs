@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::implementation::Implementation::{self, Podwire, WireguardGo};
 use crate::measure::{Direction, Measure};
-use crate::sample::{Results, Sample};
+use crate::sample::{Absence, Results, Sample};
 use crate::statistics::{self, Summary as Rounds};
 
 /// The figures; what was not measured is null.
@@ -14,6 +14,8 @@ pub(crate) struct Summary {
     pub(crate) privileged: bool,
     pub(crate) socket_buffer_bytes: u64,
     pub(crate) interrupted: bool,
+    /// What is not in the results.
+    pub(crate) absences: Vec<Absence>,
     pub(crate) ratio_tcp1: Option<f64>,
     pub(crate) ratio_tcp4: Option<f64>,
     pub(crate) ratio_tcp16: Option<f64>,
@@ -32,48 +34,63 @@ pub(crate) struct Summary {
     pub(crate) ratio_rtt_loaded_p99: Option<f64>,
     /// Of one TCP stream, to plain routes.
     pub(crate) ratio_plain_tcp1: Option<f64>,
-    /// The largest spread among the figures that these are made of.
+    /// The largest spread of one of these ratios over the rounds.
     pub(crate) spread_max: f64,
 }
 
 impl Summary {
     pub(crate) fn of(results: &Results) -> Self {
-        let value =
-            |measure| median_ratio(results, Podwire, WireguardGo, measure, |s| Some(s.value));
-        let forward = |streams| Measure::Tcp {
-            streams,
-            direction: Direction::Forward,
+        let mut spread_max = 0.0_f64;
+        let mut median = |ratio: Option<Rounds>| {
+            let ratio = ratio?;
+            spread_max = spread_max.max(ratio.spread());
+            Some(ratio.median)
         };
-        let cpu = |streams| {
-            let cost = |sample: &Sample| sample.costs.cpu_seconds_per_gib();
-            median_ratio(results, Podwire, WireguardGo, forward(streams), cost)
-        };
+        let to_go = |measure| ratio(results, Podwire, WireguardGo, measure, value);
+        let udp = |bytes| to_go(Measure::Udp { bytes });
+        let cpu = |streams| ratio(results, Podwire, WireguardGo, forward(streams), cpu_per_gib);
+        let floor = |streams| ratio_to_floor(results, Podwire, forward(streams));
+        let plain = ratio(results, Podwire, Implementation::Plain, forward(1), value);
         Self {
             privileged: results.settings.privileged,
             socket_buffer_bytes: results.settings.socket_buffer_bytes,
             interrupted: results.interrupted,
-            ratio_tcp1: value(forward(1)),
-            ratio_tcp4: value(forward(4)),
-            ratio_tcp16: value(forward(16)),
-            ratio_cpu: cpu(1),
-            ratio_cpu_tcp4: cpu(4),
-            ratio_cpu_floor: cpu_to_floor(results, forward(1)),
-            ratio_cpu_floor_tcp4: cpu_to_floor(results, forward(4)),
-            ratio_pps_64: value(Measure::Udp { bytes: 64 }),
-            ratio_pps_512: value(Measure::Udp { bytes: 512 }),
-            ratio_pps_1200: value(Measure::Udp { bytes: 1200 }),
-            ratio_rtt_p50: value(Measure::RttIdle),
-            ratio_rtt_loaded_p99: value(Measure::RttLoaded),
-            ratio_plain_tcp1: median_ratio(
-                results,
-                Podwire,
-                Implementation::Plain,
-                forward(1),
-                |sample| Some(sample.value),
-            ),
-            spread_max: spread_max(results),
+            absences: results.absences.clone(),
+            ratio_tcp1: median(to_go(forward(1))),
+            ratio_tcp4: median(to_go(forward(4))),
+            ratio_tcp16: median(to_go(forward(16))),
+            ratio_cpu: median(cpu(1)),
+            ratio_cpu_tcp4: median(cpu(4)),
+            ratio_cpu_floor: median(floor(1)),
+            ratio_cpu_floor_tcp4: median(floor(4)),
+            ratio_pps_64: median(udp(64)),
+            ratio_pps_512: median(udp(512)),
+            ratio_pps_1200: median(udp(1200)),
+            ratio_rtt_p50: median(to_go(Measure::RttIdle)),
+            ratio_rtt_loaded_p99: median(to_go(Measure::RttLoaded)),
+            ratio_plain_tcp1: median(plain),
+            spread_max,
         }
     }
+}
+
+/// So many TCP streams, one way.
+pub(crate) const fn forward(streams: u32) -> Measure {
+    Measure::Tcp {
+        streams,
+        direction: Direction::Forward,
+    }
+}
+
+/// A sample's own figure.
+pub(crate) fn value(sample: &Sample) -> Option<f64> {
+    Some(sample.value)
+}
+
+/// Processor seconds for each GiB; none where no process takes any.
+pub(crate) fn cpu_per_gib(sample: &Sample) -> Option<f64> {
+    let cost = sample.costs.cpu_seconds_per_gib();
+    cost.filter(|cost| *cost > 0.0)
 }
 
 /// The samples of one measure of one implementation, by round.
@@ -116,36 +133,38 @@ pub(crate) fn ratio(
     statistics::ratio(&of, &to)
 }
 
-fn median_ratio(
+/// Processor seconds for each GiB, in those of the AEAD floor of the same round.
+pub(crate) fn ratio_to_floor(
     results: &Results,
     of: Implementation,
-    to: Implementation,
     measure: Measure,
-    figure: impl Fn(&Sample) -> Option<f64>,
-) -> Option<f64> {
-    ratio(results, of, to, measure, figure).map(|ratio| ratio.median)
+) -> Option<Rounds> {
+    let of = rounds(results, of, measure, cpu_per_gib);
+    statistics::ratio(&of, &results.aead_floor)
 }
 
-fn cpu_to_floor(results: &Results, measure: Measure) -> Option<f64> {
-    let cost = |sample: &Sample| sample.costs.cpu_seconds_per_gib();
-    let cpu = over_rounds(results, Podwire, measure, cost)?;
-    let floor = Rounds::of(&results.aead_floor)?;
-    Some(cpu.median / floor.median)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_results::results;
 
-fn spread_max(results: &Results) -> f64 {
-    let of = [Podwire, WireguardGo];
-    let mut measures: Vec<Measure> = results
-        .samples
-        .iter()
-        .map(|sample| sample.measure)
-        .collect();
-    measures.sort_unstable();
-    measures.dedup();
-    measures
-        .into_iter()
-        .flat_map(|measure| of.map(|one| over_rounds(results, one, measure, |s| Some(s.value))))
-        .flatten()
-        .map(|rounds| rounds.spread())
-        .fold(0.0, f64::max)
+    #[test]
+    fn a_ratio_is_podwires_figure_by_the_others() {
+        let results = results(&[
+            (Podwire, forward(1), 4.0, 6.0),
+            (WireguardGo, forward(1), 2.0, 8.0),
+            (Implementation::Plain, forward(1), 16.0, 0.0),
+            (Podwire, Measure::RttIdle, 90.0, 0.0),
+            (WireguardGo, Measure::RttIdle, 100.0, 0.0),
+        ]);
+        let summary = Summary::of(&results);
+        assert_eq!(summary.ratio_tcp1, Some(2.0));
+        assert_eq!(summary.ratio_cpu, Some(0.75));
+        assert_eq!(summary.ratio_plain_tcp1, Some(0.25));
+        assert_eq!(summary.ratio_rtt_p50, Some(0.9));
+        // The floor of these results is 2 CPU seconds per GiB.
+        assert_eq!(summary.ratio_cpu_floor, Some(3.0));
+        assert_eq!(summary.ratio_tcp4, None, "it was not measured");
+        assert!(summary.spread_max.abs() < 1e-9);
+    }
 }

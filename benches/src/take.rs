@@ -11,8 +11,9 @@ use crate::contestant::Contestant;
 use crate::load::bulk::Bulk;
 use crate::load::connections;
 use crate::load::datagrams::{Count, Receiver};
-use crate::load::round_trips::Answerer;
+use crate::load::round_trips::{Answerer, QUESTION_BYTES};
 use crate::measure::{Direction, Measure};
+use crate::rate_search::RateSearch;
 use crate::sample::{Costs, Percentiles};
 use crate::window::Window;
 
@@ -29,21 +30,15 @@ const BEHIND_MAX: f64 = 0.02;
 /// Of a rate that was wanted, so much has to have been sent and to arrive.
 const FULL_MIN: f64 = 0.9;
 
-/// Packets a second at which the search begins; above the last the generator is what is measured.
-const RATE_FIRST: f64 = 20_000.0;
-const RATE_MIN: f64 = 100.0;
-const RATE_MAX: f64 = 2_000_000.0;
+/// Length of a window of round trips: a 99th percentile takes thousands of them.
+const ROUND_TRIPS_IDLE: Duration = Duration::from_secs(1);
+const ROUND_TRIPS_LOADED: Duration = Duration::from_secs(2);
 
-/// Factor of the search's first steps; and where an earlier round has been near.
-const GROWTH: f64 = 2.0;
-const GROWTH_NEAR: f64 = 1.15;
+/// Length of a window of connections.
+const CONNECTIONS: Duration = Duration::from_secs(1);
 
-/// The search ends when what is carried and what is not are so close.
-const RATE_RESOLUTION: f64 = 0.04;
-
-/// Length of a window of round trips, and of connections.
-const ROUND_TRIPS: Duration = Duration::from_millis(1500);
-const CONNECTIONS: Duration = Duration::from_millis(1500);
+/// Headers of the least that opens and ends a connection: three segments and a reset.
+const CONNECTION_BYTES: u64 = 4 * 40;
 
 /// A stream has found its speed by then.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -66,6 +61,8 @@ pub(crate) struct Method {
 pub(crate) struct Taken {
     pub(crate) value: f64,
     pub(crate) percentiles: Option<Percentiles>,
+    /// Bytes of payload that came through the implementation at least, all tries together.
+    pub(crate) carried_bytes: u64,
     pub(crate) costs: Costs,
 }
 
@@ -86,19 +83,22 @@ impl Method {
         let taken = match measure {
             Measure::Tcp { streams, direction } => self.tcp(contestant, streams, direction),
             Measure::Udp { bytes } => datagrams(contestant, bytes, near),
-            Measure::RttIdle => round_trips(contestant, false),
-            Measure::RttLoaded => round_trips(contestant, true),
+            Measure::RttIdle => round_trips(contestant, None),
+            Measure::RttLoaded => round_trips(contestant, Some(&self.congestion)),
             Measure::Connect => connect(contestant),
-            Measure::Many { nodes } => many(contestant, nodes, self.seconds),
+            Measure::Many { nodes } => many(contestant, nodes, self),
             Measure::Start => bail!("a start is taken by whoever starts it"),
         }?;
-        let carried = carried(contestant)? - before;
+        let carried = carried(contestant)?;
+        let carried = carried
+            .checked_sub(before)
+            .context("its counters went back: did it start anew?")?;
         #[expect(clippy::cast_precision_loss, reason = "a share of gigabytes")]
-        let share = carried as f64 / taken.costs.bytes.max(1) as f64;
+        let share = carried as f64 / taken.carried_bytes.max(1) as f64;
         ensure!(
             share >= CARRIED_MIN,
             "{} bytes arrived, and {} says that it carried {carried}: the traffic took another way",
-            taken.costs.bytes,
+            taken.carried_bytes,
             contestant.implementation
         );
         Ok(taken)
@@ -126,6 +126,7 @@ impl Method {
         Ok(Taken {
             value: found.gbits_per_second,
             percentiles: None,
+            carried_bytes: found.bytes,
             costs,
         })
     }
@@ -143,17 +144,14 @@ fn address(contestant: &Contestant, node: u8) -> Result<IpAddr> {
     contestant.pod(node).address(IpVersion::V4)
 }
 
-/// The highest rate of which at most [`LOSS_MAX`] is lost and [`BEHIND_MAX`] is behind: faster until
-/// it is too much, slower until it is not, then halved between the two. `near` is what an earlier
-/// round has found.
+/// The highest rate of which at most [`LOSS_MAX`] is lost and [`BEHIND_MAX`] is behind. `near` is
+/// what an earlier round has found.
 fn datagrams(contestant: &Contestant, bytes: usize, near: Option<f64>) -> Result<Taken> {
     let receiver = Receiver::start(contestant.pod(2), address(contestant, 2)?)?;
     let processes = contestant.processes()?;
     let mut best: Option<(Count, Costs)> = None;
-    let growth = near.map_or(GROWTH, |_| GROWTH_NEAR);
-    let (mut carried, mut too_much) = (0.0, RATE_MAX);
-    let mut rate = near.unwrap_or(RATE_FIRST).clamp(RATE_MIN, RATE_MAX);
-    loop {
+    let (mut search, mut carried_bytes) = (RateSearch::new(near), 0);
+    while let Some(rate) = search.next() {
         let window = Window::begin(&processes)?;
         let count = receiver.measure(contestant.pod(1), bytes, rate, TRY)?;
         let costs = Costs {
@@ -161,51 +159,53 @@ fn datagrams(contestant: &Contestant, bytes: usize, near: Option<f64>) -> Result
             packets: count.received,
             ..window.end()?
         };
+        carried_bytes += costs.bytes;
         // The generator's own limit is one, too.
         let is_full = rate * FULL_MIN <= count.rate();
-        if is_full && count.loss() <= LOSS_MAX && count.behind() <= BEHIND_MAX {
-            carried = rate;
+        let is_carried = is_full && count.loss() <= LOSS_MAX && count.behind() <= BEHIND_MAX;
+        if is_carried {
             best = Some((count, costs));
-        } else {
-            too_much = rate;
         }
-        if too_much - carried <= RATE_RESOLUTION * too_much || too_much <= RATE_MIN {
-            break;
-        }
-        rate = if too_much >= RATE_MAX {
-            (rate * growth).min(RATE_MAX * (1.0 - RATE_RESOLUTION))
-        } else if carried <= 0.0 {
-            rate / growth
-        } else {
-            f64::midpoint(carried, too_much)
-        };
+        search.tried(is_carried);
     }
     let (count, costs) = best.context("no rate of datagrams is carried without loss")?;
     Ok(Taken {
         value: count.rate(),
         percentiles: None,
+        carried_bytes,
         costs,
     })
 }
 
-fn round_trips(contestant: &Contestant, loaded: bool) -> Result<Taken> {
+fn round_trips(contestant: &Contestant, loaded: Option<&str>) -> Result<Taken> {
     let answerer = Answerer::start(contestant.pod(2), address(contestant, 2)?)?;
     let from = contestant.pod(1);
-    let stream = if loaded {
-        let bulk = Bulk::start(&[from], contestant.pod(2), address(contestant, 2)?)?;
-        thread::sleep(WARM_UP);
-        Some(bulk)
-    } else {
-        None
+    let (stream, duration) = match loaded {
+        None => (None, ROUND_TRIPS_IDLE),
+        Some(congestion) => {
+            let target = address(contestant, 2)?;
+            let bulk = Bulk::start(&[from], contestant.pod(2), target, congestion)?;
+            thread::sleep(WARM_UP);
+            (Some(bulk), ROUND_TRIPS_LOADED)
+        }
     };
     let processes = contestant.processes()?;
-    let before = stream.as_ref().map_or(0, Bulk::received);
     let window = Window::begin(&processes)?;
-    let found = answerer.measure(from, ROUND_TRIPS)?;
-    let mut costs = window.end()?;
-    costs.bytes = stream.as_ref().map_or(0, Bulk::received) - before;
+    let before = stream.as_ref().map_or(0, Bulk::received);
+    let found = answerer.measure(from, duration)?;
+    let bytes = stream.as_ref().map_or(0, Bulk::received) - before;
+    let costs = Costs {
+        bytes,
+        ..window.end()?
+    };
     Ok(Taken {
-        value: if loaded { found.p99 } else { found.p50 },
+        value: if loaded.is_some() {
+            found.p99
+        } else {
+            found.p50
+        },
+        // There and back.
+        carried_bytes: bytes + 2 * found.answers * QUESTION_BYTES as u64,
         percentiles: Some(found),
         costs,
     })
@@ -215,16 +215,19 @@ fn connect(contestant: &Contestant) -> Result<Taken> {
     let processes = contestant.processes()?;
     let window = Window::begin(&processes)?;
     let target = address(contestant, 2)?;
-    let value = connections::measure(contestant.pod(1), contestant.pod(2), target, CONNECTIONS)?;
+    let found = connections::measure(contestant.pod(1), contestant.pod(2), target, CONNECTIONS)?;
+    #[expect(clippy::cast_precision_loss, reason = "a count of a second")]
+    let value = found.opened as f64 / found.seconds;
     Ok(Taken {
         value,
         percentiles: None,
+        carried_bytes: found.opened * CONNECTION_BYTES,
         costs: window.end()?,
     })
 }
 
 /// So many nodes of the mesh send to node 1; others are idle.
-fn many(contestant: &Contestant, nodes: u8, seconds: u32) -> Result<Taken> {
+fn many(contestant: &Contestant, nodes: u8, method: &Method) -> Result<Taken> {
     let bed: &Testbed = &contestant.bed;
     let senders: Vec<_> = bed
         .nodes()
@@ -234,23 +237,23 @@ fn many(contestant: &Contestant, nodes: u8, seconds: u32) -> Result<Taken> {
         .map(|node| node.pod(1).host())
         .collect();
     let processes = contestant.processes()?;
-    let bulk = Bulk::start(&senders, contestant.pod(1), address(contestant, 1)?)?;
+    let target = address(contestant, 1)?;
+    let bulk = Bulk::start(&senders, contestant.pod(1), target, &method.congestion)?;
     thread::sleep(WARM_UP);
-    let before = bulk.received();
     let window = Window::begin(&processes)?;
-    let start = Instant::now();
-    thread::sleep(Duration::from_secs(u64::from(seconds)));
-    let bytes = bulk.received() - before;
-    let elapsed = start.elapsed().as_secs_f64();
+    let (start, before) = (Instant::now(), bulk.received());
+    thread::sleep(Duration::from_secs(u64::from(method.seconds)));
+    let (bytes, elapsed) = (bulk.received() - before, start.elapsed());
     let costs = Costs {
         bytes,
         ..window.end()?
     };
     #[expect(clippy::cast_precision_loss, reason = "a rate of gigabits")]
-    let value = bytes as f64 * 8.0 / elapsed / 1e9;
+    let value = bytes as f64 * 8.0 / elapsed.as_secs_f64() / 1e9;
     Ok(Taken {
         value,
         percentiles: None,
+        carried_bytes: bytes,
         costs,
     })
 }

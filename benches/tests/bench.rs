@@ -50,10 +50,14 @@ impl Bench {
 
     /// Measures round trips of plain routes and of another implementation.
     fn command(&self, other: &str, arguments: &[&str]) -> Command {
+        self.command_of(other, "rtt", arguments)
+    }
+
+    fn command_of(&self, other: &str, measures: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_podwire-benches"));
         let (variable, mark) = self.leftovers.mark();
         command
-            .args(["--impl", &format!("plain,{other}"), "--measure", "rtt"])
+            .args(["--impl", &format!("plain,{other}"), "--measure", measures])
             .args(arguments)
             .arg("--output")
             .arg(self.results())
@@ -89,8 +93,8 @@ impl Bench {
     }
 
     /// A run that has begun and kept a sample of Podwire.
-    fn begin(&self, arguments: &[&str]) -> Child {
-        let child = self.command("podwire", arguments).spawn();
+    fn begin(&self, measures: &str, arguments: &[&str]) -> Child {
+        let child = self.command_of("podwire", measures, arguments).spawn();
         let child = child.expect("the benchmarks start");
         until(FIRST_SAMPLE, "a sample", || {
             let kept = Results(self.read("samples.json")?).samples("podwire");
@@ -157,7 +161,7 @@ fn signal(id: u32, signal: Signal) {
 fn a_run_writes_samples_a_summary_a_page_and_plots_and_compares_with_itself() {
     let _one = one_at_a_time();
     let bench = Bench::new("bench-run");
-    let mut command = bench.command("podwire", &["--measure", "start", "--rounds", "2"]);
+    let mut command = bench.command_of("podwire", "rtt,start", &["--rounds", "2"]);
     let output = bench.run(&mut command, 0);
     let results = bench.samples();
     assert_eq!(results.0["interrupted"], false);
@@ -195,7 +199,43 @@ fn a_run_writes_samples_a_summary_a_page_and_plots_and_compares_with_itself() {
         .expect("it starts");
     assert!(compared.status.success(), "{}", said(&compared));
     let text = String::from_utf8_lossy(&compared.stdout);
-    assert!(text.contains("5 of 5 figures did not change"), "{text}");
+    // Values of five, and the processor time of Podwire beside a TCP stream.
+    assert!(text.contains("6 of 6 figures did not change"), "{text}");
+}
+
+#[test]
+fn every_measure_of_every_kind_finds_something_and_what_it_cost() {
+    let _one = one_at_a_time();
+    let bench = Bench::new("bench-measures");
+    let quick = ["--quick", "--rounds", "1"];
+    let output = bench.run(
+        &mut bench.command_of("podwire", "tcp,udp,connect,many", &quick),
+        0,
+    );
+    let results = bench.samples();
+    // TCP of one and four streams, UDP of 64 bytes, connections, two nodes to one.
+    assert_eq!(results.samples("plain"), 5, "{}", said(&output));
+    assert_eq!(results.samples("podwire"), 5, "{}", said(&output));
+    for sample in results.of("samples", "podwire") {
+        assert!(sample["value"].as_f64() > Some(0.0), "{sample}");
+        let processes = sample["costs"]["processes"].as_object().expect("processes");
+        assert!(processes.len() >= 2, "{sample}");
+        let spent = |process: &Value| process["user"].as_f64() > Some(0.0);
+        let system = |process: &Value| process["system"].as_f64() > Some(0.0);
+        assert!(
+            processes.values().any(|one| spent(one) || system(one)),
+            "{sample}"
+        );
+    }
+    let page = String::from_utf8_lossy(&output.stdout);
+    for part in [
+        "TCP, 4 streams",
+        "UDP, 64 B",
+        "CPU to AEAD floor",
+        "machine busy",
+    ] {
+        assert!(page.contains(part), "{part} is not in:\n{page}");
+    }
 }
 
 #[test]
@@ -203,7 +243,7 @@ fn an_interrupted_run_keeps_what_it_has_measured_and_leaves_nothing() {
     let _one = one_at_a_time();
     for ending in [Signal::INT, Signal::TERM] {
         let bench = Bench::new("bench-interrupted");
-        let child = bench.begin(&["--rounds", "99"]);
+        let child = bench.begin("rtt", &["--rounds", "99"]);
         signal(child.id(), ending);
         let output = child.wait_with_output().expect("it is a child");
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
@@ -222,32 +262,45 @@ fn an_interrupted_run_keeps_what_it_has_measured_and_leaves_nothing() {
 fn what_a_killed_run_has_measured_is_there_and_nothing_else_is_left() {
     let _one = one_at_a_time();
     let bench = Bench::new("bench-killed");
-    let mut child = bench.begin(&["--rounds", "99"]);
+    let mut child = bench.begin("rtt", &["--rounds", "99"]);
     signal(child.id(), Signal::KILL);
     let _ = child.wait();
     bench.leftovers.wait_gone().expect("nothing is left");
-    assert!(bench.samples().samples("podwire") >= 1);
+    let results = bench.samples();
+    assert!(results.samples("podwire") >= 1);
+    assert_eq!(results.0["interrupted"], true, "what is not whole says so");
 }
 
 #[test]
 fn an_implementation_that_dies_is_told_and_the_others_go_on() {
     let _one = one_at_a_time();
-    let bench = Bench::new("bench-crash");
-    let child = bench.begin(&["--rounds", "4"]);
+    // Each of these has ways of its own to wait for an end that does not answer any more.
+    for (measures, of_all) in [("rtt", 8), ("connect", 4), ("tcp", 8)] {
+        let bench = Bench::new("bench-crash");
+        let child = bench.begin(measures, &["--quick", "--rounds", "4"]);
+        kill_an_agent(&bench);
+        let output = child.wait_with_output().expect("it is a child");
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        bench.leftovers.wait_gone().expect("nothing is left");
+        let results = bench.samples();
+        assert_eq!(results.samples("plain"), of_all, "{}", said(&output));
+        let left = results.samples("podwire");
+        assert!((1..of_all).contains(&left), "{results:?}");
+        assert!(!results.of("absences", "podwire").is_empty(), "{results:?}");
+        let page = bench.page();
+        assert!(page.contains("## What is not here"), "{page}");
+    }
+}
+
+fn kill_an_agent(bench: &Bench) {
+    let agent = agent().file_name().expect("a program has a name");
     let processes = bench.leftovers.processes();
-    let agent = processes
+    let mut agents = processes
         .iter()
-        .find(|process| process.name == "podwire-agent");
-    signal(agent.expect("an agent runs").id, Signal::KILL);
-    let output = child.wait_with_output().expect("it is a child");
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    bench.leftovers.wait_gone().expect("nothing is left");
-    let results = bench.samples();
-    assert_eq!(results.samples("plain"), 8, "{}", said(&output));
-    assert!((1..8).contains(&results.samples("podwire")), "{results:?}");
-    assert!(results.is_told("podwire", ""), "{results:?}");
-    let page = bench.page();
-    assert!(page.contains("## What is not here"), "{page}");
+        .filter(|process| *process.program == *agent);
+    let running = agents.next();
+    let running = running.unwrap_or_else(|| panic!("no agent among {processes:?}"));
+    signal(running.id, Signal::KILL);
 }
 
 #[test]
@@ -283,6 +336,10 @@ fn a_peer_that_cannot_be_built_is_named_and_not_left_out_silently() {
         results.is_told("wireguard-go", "no network here"),
         "{results:?}"
     );
+    let summary = bench.read("summary.json").expect("a summary");
+    assert_eq!(summary["absences"][0]["implementation"], "wireguard-go");
+    let plot = fs::read_to_string(bench.results().join("rtt.svg")).expect("a plot");
+    assert!(plot.contains("not here: wireguard-go"), "{plot}");
     for text in [&output.stdout, &output.stderr] {
         let text = String::from_utf8_lossy(text);
         assert!(text.contains("no network here"), "{text}");

@@ -1,10 +1,12 @@
 //! iperf3 between two hosts, and the processor time of others meanwhile.
 
 use std::fs;
+use std::io::Read as _;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::address::IpVersion;
@@ -16,6 +18,9 @@ const PORT: u16 = 5201;
 
 /// A server that does not listen by then never will.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A client exchanges results after its time, over the path that it has just filled.
+const END_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Which way the streams send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,10 +147,10 @@ impl<'a> Iperf<'a> {
             arguments.extend(["-C", algorithm]);
         }
         let client = self.spawn(self.from, &arguments)?;
-        let output = client.wait_with_output()?;
+        let output = self.finish(client)?;
         let cpu_seconds = self.cpu_seconds()? - before;
         let report: serde_json::Value =
-            serde_json::from_slice(&output.stdout).context("reading iperf3's report")?;
+            serde_json::from_slice(&output).context("reading iperf3's report")?;
         if let Some(error) = report["error"].as_str() {
             bail!("iperf3 from {} to {address}: {error}", self.from.name());
         }
@@ -157,6 +162,8 @@ impl<'a> Iperf<'a> {
         let rate = received[0]["bits_per_second"].as_f64().context("no rate")?;
         let rate_back = received[1]["bits_per_second"].as_f64();
         received[0]["bytes"].as_u64().context("no bytes")?;
+        let is_both = self.direction == IperfDirection::Both;
+        ensure!(rate_back.is_some() == is_both, "one direction in {report}");
         Ok(IperfResult {
             gbits_per_second: (rate + rate_back.unwrap_or(0.0)) / 1e9,
             bytes: received
@@ -169,6 +176,26 @@ impl<'a> Iperf<'a> {
                 .sum(),
             cpu_seconds,
         })
+    }
+
+    /// What a client says. One whose other end is gone waits for a quarter of an hour.
+    fn finish(&self, mut client: Child) -> Result<Vec<u8>> {
+        let mut pipe = client.stdout.take().context("no output")?;
+        let reader = thread::spawn(move || {
+            let mut output = Vec::new();
+            pipe.read_to_end(&mut output).map(|_| output)
+        });
+        let deadline = Duration::from_secs(self.seconds.into()) + END_DEADLINE;
+        let ended = until(deadline, "iperf3 to end", || {
+            let status = client.try_wait()?;
+            status.context("it waits for its other end")
+        });
+        if ended.is_err() {
+            client.kill()?;
+            client.wait()?;
+        }
+        let output = reader.join().map_err(|_| anyhow!("no reader"))??;
+        ended.map(|_| output)
     }
 
     fn spawn(&self, host: &Host, arguments: &[&str]) -> Result<Child> {

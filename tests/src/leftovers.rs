@@ -1,6 +1,7 @@
 //! What a program under test could leave behind: processes of its own, and things of the host.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -39,8 +40,8 @@ pub struct Marked {
     pub id: u32,
     /// The inode of its network namespace; 0 when it has just ended.
     pub namespace: u64,
-    /// As proc(5) names it: 15 letters at most.
-    pub name: String,
+    /// The file name of its program.
+    pub program: OsString,
 }
 
 impl Leftovers {
@@ -75,11 +76,12 @@ impl Leftovers {
             .filter(|process| of_it(&process.path()))
             .filter_map(|process| {
                 let namespace = fs::metadata(process.path().join("ns/net"));
-                let name = fs::read_to_string(process.path().join("comm"));
+                // Not its name, which is that of its first thread.
+                let program = fs::read_link(process.path().join("exe")).unwrap_or_default();
                 Some(Marked {
                     id: process.file_name().to_str()?.parse().ok()?,
                     namespace: namespace.map_or(0, |namespace| namespace.ino()),
-                    name: name.unwrap_or_default().trim().to_owned(),
+                    program: program.file_name()?.to_owned(),
                 })
             })
             .collect()

@@ -1,10 +1,22 @@
 //! What the kernel carries by itself: no process, no time of one.
 
+use std::fmt;
+
 use anyhow::{Context as _, Result};
 use podwire_testbed::Node;
 
 use super::wireguard::{PORT, peers, secrets};
 use super::{Contestant, Counter, TUNNEL_MTU, VXLAN_MTU, node_address, pods_of};
+
+/// What this kernel was built without, or whose module is not there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NotInKernel(&'static str);
+
+impl fmt::Display for NotInKernel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "this kernel has no {}", self.0)
+    }
+}
 
 /// Host routes to every other node's pods.
 pub(super) fn plain(contestant: &mut Contestant) -> Result<()> {
@@ -47,9 +59,7 @@ pub(super) fn vxlan(contestant: &mut Contestant) -> Result<()> {
                 pods_of(other)
             ));
         }
-        node.namespace()
-            .ip(&lines)
-            .context("this kernel has no vxlan, it seems")?;
+        node.namespace().ip(&lines).context(NotInKernel("vxlan"))?;
         for other in others(nodes, node) {
             let (link, outer) = (link_address(other), node_address(other)?.to_string());
             let entry = ["fdb", "append", &link, "dev", "vx0", "dst", &outer];
@@ -67,7 +77,7 @@ pub(super) fn wireguard(contestant: &mut Contestant) -> Result<()> {
     for (index, node) in nodes.iter().enumerate() {
         node.namespace()
             .ip(&[format!("link add wg0 mtu {TUNNEL_MTU} type wireguard")])
-            .context("this kernel has no WireGuard")?;
+            .context(NotInKernel("WireGuard"))?;
         let mut settings = format!(
             "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n",
             base64(&secrets[index].to_bytes())

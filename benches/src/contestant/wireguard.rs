@@ -1,14 +1,15 @@
 //! Other people's WireGuard in user space: one daemon a node, configured by its socket.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use podwire_testbed::{Node, until};
+use anyhow::{Context as _, Result, bail, ensure};
+use podwire_testbed::Node;
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::{Contestant, Counter, Daemon, TUNNEL_MTU, node_address, pods_of};
@@ -21,6 +22,9 @@ pub(super) const PORT: u16 = 51880;
 
 /// A daemon has its socket by then.
 const START_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How often it is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_micros(200);
 
 pub(super) fn start(contestant: &mut Contestant, programs: &Programs) -> Result<()> {
     let nodes = contestant.bed.nodes();
@@ -93,11 +97,9 @@ fn interface(contestant: &Contestant, node: &Node) -> String {
 
 fn spawn(contestant: &Contestant, node: &Node, program: &Path) -> Result<Daemon> {
     let interface = interface(contestant, node);
-    let log = contestant
-        .bed
-        .folder()
-        .join(format!("logs/{interface}.log"));
-    let log = File::create(&log).with_context(|| format!("making {}", log.display()))?;
+    let path = contestant.bed.folder();
+    let path = path.join(format!("logs/{interface}.log"));
+    let log = File::create(&path).with_context(|| format!("making {}", path.display()))?;
     let mut command = Command::new(program);
     command.arg("--foreground");
     if contestant.implementation == Implementation::WireguardGo {
@@ -111,12 +113,26 @@ fn spawn(contestant: &Contestant, node: &Node, program: &Path) -> Result<Daemon>
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    let daemon = Daemon(node.namespace().spawn(command)?);
-    let socket = format!("/var/run/wireguard/{interface}.sock");
-    until(START_DEADLINE, "the daemon's socket", || {
-        UnixStream::connect(&socket).with_context(|| format!("connecting to {socket}"))
+    let mut daemon = Daemon(node.namespace().spawn(command)?);
+    wait_socket(&mut daemon, &interface).with_context(|| {
+        let said = fs::read_to_string(&path).unwrap_or_default();
+        format!("{} said: {said}", program.display())
     })?;
     Ok(daemon)
+}
+
+/// Looks often: what is waited for too long would count as the daemon's start.
+fn wait_socket(daemon: &mut Daemon, interface: &str) -> Result<()> {
+    let socket = format!("/var/run/wireguard/{interface}.sock");
+    let start = Instant::now();
+    while UnixStream::connect(&socket).is_err() {
+        if let Some(status) = daemon.0.try_wait()? {
+            bail!("it ended at once: {status}");
+        }
+        ensure!(start.elapsed() < START_DEADLINE, "it made no {socket}");
+        thread::sleep(LOOK_INTERVAL);
+    }
+    Ok(())
 }
 
 fn configure(

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use podwire_testbed::Host;
+use socket2::{Domain, Socket, Type};
 
 use super::Stop;
 
@@ -29,11 +30,16 @@ pub(crate) struct Bulk {
 }
 
 impl Bulk {
-    /// Starts a stream from each host to an address of another.
+    /// Starts a stream from each host to an address of another, with this TCP congestion control.
     ///
     /// # Errors
     /// When one of them cannot connect.
-    pub(crate) fn start(from: &[&Host], to: &Host, address: IpAddr) -> Result<Self> {
+    pub(crate) fn start(
+        from: &[&Host],
+        to: &Host,
+        address: IpAddr,
+        congestion: &str,
+    ) -> Result<Self> {
         let target = SocketAddr::new(address, PORT);
         let listener = to
             .namespace()
@@ -47,7 +53,7 @@ impl Bulk {
         for host in from {
             let sender = host
                 .namespace()
-                .run(|| TcpStream::connect_timeout(&target, 10 * PATIENCE))
+                .run(|| connect(target, congestion))
                 .with_context(|| format!("connecting from {} to {target}", host.name()))?;
             let (receiver, _) = listener.accept()?;
             sender.set_write_timeout(Some(PATIENCE))?;
@@ -79,6 +85,14 @@ impl Drop for Bulk {
             .drain(..)
             .for_each(|thread| drop(thread.join()));
     }
+}
+
+/// A stream with this congestion control from its first segment on.
+fn connect(target: SocketAddr, congestion: &str) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+    socket.set_tcp_congestion(congestion.as_bytes())?;
+    socket.connect_timeout(&target.into(), 10 * PATIENCE)?;
+    Ok(socket.into())
 }
 
 fn send(mut stream: TcpStream, stop: &Stop) {

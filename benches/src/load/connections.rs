@@ -1,8 +1,7 @@
 //! TCP connections, opened and closed again, as many as go.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,52 +20,69 @@ const CLIENTS: usize = 16;
 /// A connection takes milliseconds on any of these paths.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Opens connections from one host to an address of another for so long, and returns how many were
-/// opened and closed a second.
+/// How long whoever accepts waits before it looks whether it shall end.
+const ACCEPT_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// What was opened and closed again in a window.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Connections {
+    pub(crate) opened: u64,
+    pub(crate) seconds: f64,
+}
+
+/// Opens connections from one host to an address of another for so long.
 ///
 /// # Errors
 /// When none could be opened.
-pub(crate) fn measure(from: &Host, to: &Host, address: IpAddr, duration: Duration) -> Result<f64> {
+pub(crate) fn measure(
+    from: &Host,
+    to: &Host,
+    address: IpAddr,
+    duration: Duration,
+) -> Result<Connections> {
     let target = SocketAddr::new(address, PORT);
     let listener = to
         .namespace()
         .run(|| TcpListener::bind(target))
         .with_context(|| format!("waiting at {target}"))?;
-    let (stop, count) = (Stop::default(), Arc::new(AtomicU64::new(0)));
+    // So that whoever accepts sees when it shall end, also where nothing arrives any more.
+    SockRef::from(&listener).set_read_timeout(Some(ACCEPT_TIMEOUT))?;
+    let (stop, count) = (Stop::default(), AtomicU64::new(0));
     let start = Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| accept(&listener, &stop));
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| {
-                scope.spawn(|| {
-                    from.namespace().run(|| {
-                        while start.elapsed() < duration {
-                            if connect(target).is_ok() {
-                                count.fetch_add(1, Ordering::Relaxed);
-                            }
-                        }
-                    });
-                })
-            })
-            .collect();
+        let client = || {
+            from.namespace().run(|| {
+                while start.elapsed() < duration {
+                    // What ends later than the window is not in it.
+                    if connect(target).is_ok() && start.elapsed() < duration {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
         clients.into_iter().for_each(|client| drop(client.join()));
-        let seconds = start.elapsed().as_secs_f64();
         stop.set();
-        // The one who accepts sees it with the next connection.
-        let _ = from.namespace().run(|| connect(target));
-        let opened = count.load(Ordering::Relaxed);
-        ensure!(opened > 0, "no connection to {target} could be opened");
-        #[expect(clippy::cast_precision_loss, reason = "a count of a second")]
-        let rate = opened as f64 / seconds;
-        Ok(rate)
+    });
+    let opened = count.load(Ordering::Relaxed);
+    ensure!(opened > 0, "no connection to {target} could be opened");
+    Ok(Connections {
+        opened,
+        seconds: duration.as_secs_f64(),
     })
 }
 
 /// Opens a connection, waits until the other end has closed it, and closes this one.
-fn connect(target: SocketAddr) -> Result<()> {
+fn connect(target: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.read_exact(&mut [0]).map_or(Ok(()), |()| Ok(()))
+    match stream.read(&mut [0]) {
+        // A reset is how the other end closes.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn accept(listener: &TcpListener, stop: &Stop) {

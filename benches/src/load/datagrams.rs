@@ -22,7 +22,7 @@ const PORT: u16 = 5301;
 const BATCH: usize = 64;
 
 /// A sender that was held up makes up for so much at most: more would be a burst and no rate.
-const LAG_MAX: Duration = Duration::from_millis(20);
+const LAG_MAX: Duration = Duration::from_millis(4);
 
 /// Room for a burst at the receiver, so that what is lost is lost on the path.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -30,8 +30,12 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// How soon the receiver sees that it shall end.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// What is on its way when the sender ends has arrived by then.
-const SETTLING_TIME: Duration = Duration::from_millis(100);
+/// What is on its way when the sender ends has arrived when nothing came for so long: else it would
+/// count for the next rate.
+const SETTLING_TIME: Duration = Duration::from_millis(60);
+
+/// A path that is still not quiet then is flooded by somebody else.
+const SETTLING_MAX: Duration = Duration::from_secs(2);
 
 /// What became of one run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -118,13 +122,29 @@ impl Receiver {
         let before = self.received.load(Ordering::Relaxed);
         let (sent, seconds) = send(&socket, bytes, per_second, duration)?;
         let in_time = self.received.load(Ordering::Relaxed) - before;
-        thread::sleep(SETTLING_TIME);
+        self.settle();
         Ok(Count {
             sent,
             received: self.received.load(Ordering::Relaxed) - before,
             in_time,
             seconds,
         })
+    }
+}
+
+impl Receiver {
+    /// Waits until nothing comes any more.
+    fn settle(&self) {
+        let start = Instant::now();
+        let mut before = self.received.load(Ordering::Relaxed);
+        while start.elapsed() < SETTLING_MAX {
+            thread::sleep(SETTLING_TIME);
+            let now = self.received.load(Ordering::Relaxed);
+            if now == before {
+                return;
+            }
+            before = now;
+        }
     }
 }
 

@@ -1,10 +1,10 @@
-//! Round trips of small datagrams, in microseconds: a question, an answer, the next question.
+//! Round trips of small datagrams, in microseconds: a question each millisecond.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use hdrhistogram::Histogram;
 use podwire_testbed::Host;
 
@@ -13,15 +13,17 @@ use crate::sample::Percentiles;
 
 const PORT: u16 = 5302;
 
-/// A question's payload: its number.
-const NUMBER_BYTES: usize = 8;
+/// A question's payload: when it was asked, in microseconds.
+pub(crate) const QUESTION_BYTES: usize = 8;
 
 /// What is not answered by then is lost.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Between an answer and the next question: questions are far apart on an idle path, as a
-/// program's are.
-const PAUSE: Duration = Duration::from_micros(500);
+/// Between two questions.
+const INTERVAL: Duration = Duration::from_millis(1);
+
+/// How often it is tried whether there is a way.
+const TRY_INTERVAL: Duration = Duration::from_micros(200);
 
 /// Microseconds, to three digits, up to ten seconds.
 const MOST: u64 = 10_000_000;
@@ -70,7 +72,7 @@ impl Answerer {
         ask(&socket, duration)
     }
 
-    /// Asks until the first answer, as often as every millisecond.
+    /// Asks until the first answer, every fraction of a millisecond.
     ///
     /// # Errors
     /// When none comes within `deadline`.
@@ -78,16 +80,18 @@ impl Answerer {
         let socket = from
             .namespace()
             .run(|| UdpSocket::bind((super::datagrams::unspecified(self.target), 0)))?;
-        socket.set_read_timeout(Some(Duration::from_millis(1)))?;
+        // A timeout of the socket's would be as coarse as the kernel's tick.
+        socket.set_nonblocking(true)?;
         let start = Instant::now();
         while start.elapsed() < deadline {
             // Until there is a way, the kernel says that there is none.
-            let _ = socket.send_to(&[0; NUMBER_BYTES], self.target);
-            if socket.recv(&mut [0; NUMBER_BYTES]).is_ok() {
+            let _ = socket.send_to(&[0; QUESTION_BYTES], self.target);
+            thread::sleep(TRY_INTERVAL);
+            if socket.recv(&mut [0; QUESTION_BYTES]).is_ok() {
                 return Ok(());
             }
         }
-        anyhow::bail!("nothing was answered within {} s", deadline.as_secs())
+        bail!("nothing was answered within {} s", deadline.as_secs())
     }
 }
 
@@ -109,21 +113,34 @@ fn answer(socket: &UdpSocket, stop: &Stop) {
     }
 }
 
+/// Asks on a schedule, whatever is answered: who waited for each answer would ask less often when
+/// the path is slow, and see less of it.
 fn ask(socket: &UdpSocket, duration: Duration) -> Result<Percentiles> {
-    let mut times = Histogram::<u64>::new_with_bounds(1, MOST, DIGITS)?;
-    let (start, mut number, mut lost) = (Instant::now(), 0_u64, 0_u64);
-    while start.elapsed() < duration {
-        number += 1;
-        let asked = Instant::now();
-        let question = number.to_be_bytes();
-        let sent = socket.send(&question).is_ok();
-        match sent.then(|| answer_to(socket, &question, asked)).flatten() {
-            Some(time) => times.saturating_record(u64::try_from(time.as_micros())?.max(1)),
-            None => lost += 1,
+    let start = Instant::now();
+    let listener = socket.try_clone()?;
+    let listen = thread::Builder::new()
+        .name("listener".to_owned())
+        .spawn(move || listen(&listener, start, duration + PATIENCE))?;
+    let mut asked = 0_u64;
+    loop {
+        let due = INTERVAL * u32::try_from(asked)?;
+        if due >= duration {
+            break;
         }
-        thread::sleep(PAUSE);
+        thread::sleep(due.saturating_sub(start.elapsed()));
+        let now = u64::try_from(start.elapsed().as_micros())?;
+        // What cannot be sent is not answered, either.
+        let _ = socket.send(&now.to_be_bytes());
+        asked += 1;
     }
-    ensure!(!times.is_empty(), "none of {lost} questions was answered");
+    let mut times = listen
+        .join()
+        .map_err(|_| anyhow!("the listener failed"))??;
+    let answers = times.len();
+    ensure!(answers > 0, "none of {asked} questions was answered");
+    let lost = asked.saturating_sub(answers);
+    // Else a path that loses what is late would look better than one that delivers it.
+    times.record_n(u64::try_from(PATIENCE.as_micros())?, lost)?;
     #[expect(clippy::cast_precision_loss, reason = "microseconds of a round trip")]
     let at = |quantile: f64| times.value_at_quantile(quantile) as f64;
     Ok(Percentiles {
@@ -131,26 +148,26 @@ fn ask(socket: &UdpSocket, duration: Duration) -> Result<Percentiles> {
         p90: at(0.9),
         p99: at(0.99),
         max: at(1.0),
-        answers: times.len(),
+        answers,
         lost,
     })
 }
 
-/// The answer to this question: one to an earlier one came late, and counted as lost.
-fn answer_to(
-    socket: &UdpSocket,
-    question: &[u8; NUMBER_BYTES],
-    asked: Instant,
-) -> Option<Duration> {
-    let mut answer = [0; NUMBER_BYTES];
-    while asked.elapsed() < PATIENCE {
-        match socket.recv(&mut answer) {
-            Ok(NUMBER_BYTES) if answer == *question => return Some(asked.elapsed()),
-            Ok(_) => {}
-            Err(_) => return None,
+/// Times of the answers that come within `duration` from `start`, in microseconds: each answer
+/// tells when its question was asked.
+fn listen(socket: &UdpSocket, start: Instant, duration: Duration) -> Result<Histogram<u64>> {
+    let mut times = Histogram::<u64>::new_with_bounds(1, MOST, DIGITS)?;
+    let mut answer = [0; QUESTION_BYTES];
+    while start.elapsed() < duration {
+        if let Ok(QUESTION_BYTES) = socket.recv(&mut answer) {
+            let now = u64::try_from(start.elapsed().as_micros())?;
+            let time = now.saturating_sub(u64::from_be_bytes(answer)).max(1);
+            if u128::from(time) < PATIENCE.as_micros() {
+                times.saturating_record(time);
+            }
         }
     }
-    None
+    Ok(times)
 }
 
 #[cfg(test)]

@@ -64,8 +64,25 @@ pub(super) fn all(results: &Results) -> Result<Vec<(&'static str, String)>> {
     plots
         .into_iter()
         .filter(|(.., bars)| !bars.is_empty())
-        .map(|(name, title, bars)| Ok((name, draw(title, &bars)?)))
+        .map(|(name, title, bars)| {
+            let missing = missing(results, &bars);
+            Ok((name, draw(&format!("{title}{missing}"), &bars)?))
+        })
         .collect()
+}
+
+/// Who is not among the bars and was to be.
+fn missing(results: &Results, bars: &[Bar]) -> String {
+    let is_bar = |one: Implementation| bars.iter().any(|bar| bar.implementation == one);
+    let absences = results.absences.iter();
+    let mut absent: Vec<Implementation> = absences.map(|absence| absence.implementation).collect();
+    absent.retain(|one| !is_bar(*one));
+    absent.dedup();
+    if absent.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> = absent.iter().map(ToString::to_string).collect();
+    format!(" (not here: {})", names.join(", "))
 }
 
 fn bars(results: &Results, measure: Measure, figure: impl Fn(&Sample) -> Option<f64>) -> Vec<Bar> {
@@ -91,7 +108,7 @@ fn draw(title: &str, bars: &[Bar]) -> Result<String> {
             SVGBackend::with_string(&mut text, (WIDTH, MARGIN + ROW * count)).into_drawing_area();
         area.fill(&WHITE).map_err(failed)?;
         let mut chart = ChartBuilder::on(&area)
-            .caption(title, ("sans-serif", 18))
+            .caption(title, ("sans-serif", 16))
             .margin(12)
             .x_label_area_size(24)
             .y_label_area_size(NAMES)

@@ -9,7 +9,7 @@ use crate::implementation::Implementation;
 use crate::measure::Measure;
 use crate::sample::{Percentiles, Results, Sample};
 use crate::statistics::Summary;
-use crate::summary::{over_rounds, ratio};
+use crate::summary::{cpu_per_gib, over_rounds, ratio, ratio_to_floor};
 
 /// All of it, for the page.
 pub(super) fn of(results: &Results) -> String {
@@ -40,7 +40,17 @@ pub(super) fn medians(results: &Results) -> String {
         }));
         table.add_row(row);
     }
-    table.to_string()
+    let absent = results
+        .absences
+        .iter()
+        .filter(|absence| absence.measure.is_none());
+    let absent: Vec<_> = absent
+        .map(|absence| absence.implementation.to_string())
+        .collect();
+    if absent.is_empty() {
+        return table.to_string();
+    }
+    format!("{table}\nnot here: {}", absent.join(", "))
 }
 
 const HOW_TO_READ: &str = "\
@@ -117,11 +127,16 @@ fn row(results: &Results, implementation: Implementation, measure: Measure) -> O
         over(figure_of).map_or_else(String::new, |rounds| figure(rounds.median))
     };
     let value = over(&|sample| Some(sample.value))?;
+    let shown_ratio = |ratio: Option<Summary>| {
+        ratio.map_or_else(String::new, |ratio| format!("{:.2}", ratio.median))
+    };
     let to = |other| {
         let value = |sample: &Sample| Some(sample.value);
-        ratio(results, implementation, other, measure, value)
-            .map_or_else(String::new, |ratio| format!("{:.2}", ratio.median))
+        shown_ratio(ratio(results, implementation, other, measure, value))
     };
+    let go = Implementation::WireguardGo;
+    let cpu_to_go = shown_ratio(ratio(results, implementation, go, measure, cpu_per_gib));
+    let to_floor = shown_ratio(ratio_to_floor(results, implementation, measure));
     let unsure = if value.is_sure() { "" } else { " (unsure)" };
     #[expect(clippy::cast_precision_loss, reason = "segments of one run are few")]
     let retransmits = shown(&|sample| {
@@ -140,10 +155,10 @@ fn row(results: &Results, implementation: Implementation, measure: Measure) -> O
         ("p90", percentile(&|round| round.p90)),
         ("p99", percentile(&|round| round.p99)),
         ("max", percentile(&|round| round.max)),
-        (
-            "CPU s/GiB",
-            shown(&|sample| more_than_nothing(sample.costs.cpu_seconds_per_gib())),
-        ),
+        ("lost %", percentile(&lost_share)),
+        ("CPU s/GiB", shown(&cpu_per_gib)),
+        ("CPU to wireguard-go", cpu_to_go),
+        ("CPU to AEAD floor", to_floor),
         (
             "CPU s/Mpacket",
             shown(&|sample| more_than_nothing(sample.costs.cpu_seconds_per_million_packets())),
@@ -160,6 +175,16 @@ fn row(results: &Results, implementation: Implementation, measure: Measure) -> O
         ("sent again", retransmits),
         ("MiB a node", shown(&resident_mib)),
     ])
+}
+
+/// Questions that were not answered, in percent.
+fn lost_share(round: &Percentiles) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "questions of two seconds are few"
+    )]
+    let share = round.lost as f64 / (round.answers + round.lost).max(1) as f64;
+    100.0 * share
 }
 
 /// What the kernel carries takes no time of a process.
@@ -201,11 +226,12 @@ fn resident_mib(sample: &Sample) -> Option<f64> {
 }
 
 fn floors(results: &Results) -> String {
-    Summary::of(&results.aead_floor).map_or_else(String::new, |floor| {
+    let floors: Vec<f64> = results.aead_floor.iter().map(|(_, floor)| *floor).collect();
+    Summary::of(&floors).map_or_else(String::new, |floor| {
         format!(
-            "## Floors\n\nSealing and opening the same bytes, on one thread, nothing else: {} CPU s/GiB \
-             for both ends (spread {:.0} %). All but the cipher is *Podwire, null cipher*; all but the \
-             tunnel is *plain routes*.\n\n",
+            "## Floors\n\nSealing and opening the same payload on all processors at once, and nothing \
+             else: {} CPU s/GiB for both ends (spread {:.0} %). All but the cipher is *Podwire, null \
+             cipher*; all but the tunnel is *plain routes*.\n\n",
             figure(floor.median),
             floor.spread() * 100.0
         )
