@@ -10,6 +10,7 @@ const RATE_FIRST: f64 = 20_000.0;
 /// Factor of the search's first steps; and where an earlier round has been near.
 const GROWTH: f64 = 2.0;
 const GROWTH_NEAR: f64 = 1.15;
+const ACCELERATION: f64 = 1.2;
 
 /// The search ends when what is carried and what is not are so close.
 const RESOLUTION: f64 = 0.04;
@@ -58,10 +59,13 @@ impl RateSearch {
             self.too_much = self.rate;
         }
         self.failed = 0;
+        let growth = self.growth;
+        // Who has begun far off does not creep.
+        self.growth = (growth * ACCELERATION).min(GROWTH);
         self.rate = if self.too_much >= RATE_MAX {
-            (self.rate * self.growth).min(RATE_MAX * (1.0 - RESOLUTION))
+            (self.rate * growth).min(RATE_MAX * (1.0 - RESOLUTION))
         } else if self.carried <= 0.0 {
-            self.rate / self.growth
+            self.rate / growth
         } else {
             f64::midpoint(self.carried, self.too_much)
         };

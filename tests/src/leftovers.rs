@@ -11,8 +11,9 @@ use anyhow::{Result, ensure};
 
 use crate::until;
 
-/// In the environment of a program under test and so of everything that it starts.
-const MARK_VARIABLE: &str = "PODWIRE_TEST_MARK";
+/// In the environment of a program under test and so of everything that it starts; agents, whose own
+/// variables begin with their name, are given none of those.
+const MARK_VARIABLE: &str = "TEST_MARK";
 
 /// The kernel's last work on a killed process, on a busy machine.
 const GONE_DEADLINE: Duration = Duration::from_secs(20);
