@@ -34,7 +34,12 @@ const PROMISES: &[Promise] = &[
     Promise {
         name: "ratio_cpu",
         figure: |summary| summary.ratio_cpu,
-        bound: Bound::AtMost(10.0),
+        bound: Bound::AtMost(5.0),
+    },
+    Promise {
+        name: "ratio_rtt_p50",
+        figure: |summary| summary.ratio_rtt_p50,
+        bound: Bound::AtMost(1.5),
     },
 ];
 
