@@ -18,9 +18,9 @@ const PACKETS: u32 = 1 << 17;
 /// Of it TCP payload, behind IPv4's header and TCP's with timestamps: what other figures count.
 const PAYLOAD_BYTES: usize = PACKET_BYTES - 20 - 32;
 
-/// Processor seconds to seal and to open one GiB of TCP payload in packets of [`PACKET_BYTES`]: what
-/// both ends of a tunnel spend at least. All processors do it at once, as they do in a measurement:
-/// two that share a core are slower together.
+/// Processor seconds to seal and to open one GiB of TCP payload in packets of [`PACKET_BYTES`]:
+/// what both ends of a tunnel spend at least. All processors do it at once, as they do in a
+/// measurement: two that share a core are slower together.
 ///
 /// # Errors
 /// Never: the key has the length of one.

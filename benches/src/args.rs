@@ -14,8 +14,8 @@ const ROUNDS_QUICK: u32 = 3;
 /// Seconds of an iperf3 run: rounds tell more than longer ones.
 const SECONDS: u32 = 1;
 
-/// Measures Podwire beside everything that a user would pick instead, on this machine, in turns, and
-/// writes tables, plots and data.
+/// Measures Podwire beside everything that a user would pick instead, on this machine, in turns,
+/// and writes tables, plots and data.
 ///
 /// Exits 0 when all that was asked for was measured, else 1; what was measured is kept.
 #[derive(Debug, Parser)]

@@ -34,8 +34,8 @@ impl Figure {
     }
 }
 
-/// A figure that both results have. Where their machines differ, both are in those of wireguard-go of
-/// their own run: two machines of one kind differ by a factor of two.
+/// A figure that both results have. Where their machines differ, both are in those of wireguard-go
+/// of their own run: two machines of one kind differ by a factor of two.
 #[derive(Debug, Clone, PartialEq)]
 struct Difference {
     implementation: Implementation,

@@ -30,7 +30,8 @@ enum Builder {
     Cargo,
 }
 
-/// The newest of each on the day that this was written; another day's are another file in the cache.
+/// The newest of each on the day that this was written; another day's are another file in the
+/// cache.
 const SOURCES: [Source; 3] = [
     Source {
         implementation: Implementation::WireguardGo,

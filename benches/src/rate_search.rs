@@ -19,7 +19,8 @@ const RESOLUTION: f64 = 0.04;
 /// by anything.
 const TRIES: u32 = 2;
 
-/// Rates a second: faster until it is too much, slower until it is not, then halved between the two.
+/// Rates a second: faster until it is too much, slower until it is not, then halved between the
+/// two.
 #[derive(Debug, Clone)]
 pub(crate) struct RateSearch {
     rate: f64,

@@ -308,8 +308,8 @@ fn is_quick(measure: Measure) -> bool {
     }
 }
 
-/// The folder of a day's results on this machine: a new one, so that no run replaces another, or the
-/// one that was asked for.
+/// The folder of a day's results on this machine: a new one, so that no run replaces another, or
+/// the one that was asked for.
 ///
 /// # Errors
 /// When it cannot be made.

@@ -7,8 +7,8 @@ use crate::machine::Machine;
 use crate::measure::Measure;
 use crate::sample::{Costs, MachineCost, ProcessCost, Results, Sample, Settings};
 
-/// Two rounds that agree: of each implementation and measure a value, and the CPU seconds for a GiB,
-/// of which a GiB was carried. The AEAD floor is 2 CPU seconds per GiB.
+/// Two rounds that agree: of each implementation and measure a value, and the CPU seconds for a
+/// GiB, of which a GiB was carried. The AEAD floor is 2 CPU seconds per GiB.
 pub(crate) fn results(samples: &[(Implementation, Measure, f64, f64)]) -> Results {
     let sample = |round: u32| {
         samples

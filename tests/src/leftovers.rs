@@ -11,8 +11,8 @@ use anyhow::{Result, ensure};
 
 use crate::until;
 
-/// In the environment of a program under test and so of everything that it starts; agents, whose own
-/// variables begin with their name, are given none of those.
+/// In the environment of a program under test and so of everything that it starts; agents, whose
+/// own variables begin with their name, are given none of those.
 const MARK_VARIABLE: &str = "TEST_MARK";
 
 /// The kernel's last work on a killed process, on a busy machine.
