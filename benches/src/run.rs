@@ -156,18 +156,13 @@ impl<'a> Run<'a> {
 
     /// One measure of each.
     fn round(&mut self, contestants: &Contestants, measure: Measure, round: u32) -> Result<()> {
-        let count = contestants.len();
-        let first = usize::try_from(round).unwrap_or(0) % count.max(1);
-        let order: Vec<_> = contestants
-            .values()
-            .cycle()
-            .skip(first)
-            .take(count)
-            .collect();
-        for contestant in order {
+        for implementation in in_turns(contestants.keys().copied(), round) {
+            let Some(contestant) = contestants.get(&implementation) else {
+                continue;
+            };
             let method = self.method.clone();
-            let near = self.last(contestant.implementation, measure);
-            self.attempt(contestant.implementation, measure, round, || {
+            let near = self.last(implementation, measure);
+            self.attempt(implementation, measure, round, || {
                 method.take(contestant, measure, near)
             });
         }
@@ -290,11 +285,12 @@ fn in_turns(all: impl Iterator<Item = Implementation>, round: u32) -> Vec<Implem
     if order.is_empty() {
         return order;
     }
-    let first = usize::try_from(round).unwrap_or(0) % order.len();
-    order.rotate_left(first);
     if round.is_multiple_of(2) {
         order.reverse();
     }
+    // A pair of rounds begins at both ends; the next one further inside.
+    let first = usize::try_from(round / 2).unwrap_or(0) % order.len();
+    order.rotate_left(first);
     order
 }
 
@@ -324,4 +320,37 @@ pub(crate) fn folder(args: &RunArgs, date: &str, machine: &str) -> Result<PathBu
     let folder = folder.context("no name for a folder is left")?;
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    #[test]
+    fn five_rounds_begin_with_five_others_and_nobody_always_follows_the_same() {
+        let all = Implementation::value_variants();
+        let rounds: Vec<Vec<_>> = (1..=5)
+            .map(|round| in_turns(all.iter().copied(), round))
+            .collect();
+        for round in &rounds {
+            let found: BTreeSet<_> = round.iter().collect();
+            assert_eq!(found.len(), all.len(), "everybody has a turn: {round:?}");
+        }
+        let first: BTreeSet<_> = rounds.iter().filter_map(|round| round.first()).collect();
+        assert_eq!(first.len(), rounds.len(), "{rounds:?}");
+        for one in all {
+            let before = |round: &Vec<Implementation>| {
+                let place = round.iter().position(|other| other == one)?;
+                place
+                    .checked_sub(1)
+                    .and_then(|place| round.get(place).copied())
+            };
+            let before: BTreeSet<_> = rounds.iter().filter_map(before).collect();
+            assert!(before.len() > 1, "{one} always follows {before:?}");
+        }
+    }
 }

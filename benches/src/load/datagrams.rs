@@ -57,7 +57,7 @@ impl Count {
     }
 
     /// The share that was still on its way when the last one was sent: buffers that fill hide that
-    /// a per_second is too high, for as long as they last.
+    /// a rate is too high, for as long as they last.
     pub(crate) fn behind(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a share of millions")]
         let share = self.in_time as f64 / self.sent.max(1) as f64;
