@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
 use crate::implementation::Implementation;
 use crate::measure::Kind;
@@ -91,7 +91,7 @@ impl RunArgs {
     pub(crate) fn implementations(&self) -> Vec<Implementation> {
         let mut wanted = self.implementations.clone();
         if wanted.is_empty() {
-            wanted = Implementation::ALL.to_vec();
+            wanted = Implementation::value_variants().to_vec();
         }
         wanted.sort_unstable();
         wanted.dedup();
@@ -105,7 +105,7 @@ impl RunArgs {
             let all = if self.quick {
                 &Kind::QUICK[..]
             } else {
-                &Kind::ALL
+                Kind::value_variants()
             };
             wanted = all.to_vec();
         }

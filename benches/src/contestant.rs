@@ -7,7 +7,7 @@ mod wireguard;
 use std::fs;
 use std::process::Child;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::{Family, Host, IpVersion, Node, Testbed, Topology, address};
 use x25519_dalek::StaticSecret;
 
@@ -25,6 +25,10 @@ pub(crate) const TUNNEL_MTU: u16 = 1420;
 
 /// Pods behind vxlan: 1500 less 50.
 const VXLAN_MTU: u16 = 1450;
+
+/// Of what arrived, the implementation's own count must show so much: headers and tags are more,
+/// a path around it is nothing.
+const CARRIED_MIN: f64 = 0.9;
 
 /// Where an implementation counts what it has carried.
 #[derive(Debug)]
@@ -158,19 +162,46 @@ impl Contestant {
         wireguard::start_node(self, usize::from(node) - 1, programs)
     }
 
-    /// Bytes that a node's implementation says it has taken from others.
+    /// Bytes that the implementation says all nodes together have taken from others.
     ///
     /// # Errors
     /// When it does not say.
-    pub(crate) fn carried_bytes(&self, node: u8) -> Result<u64> {
-        let node = self.bed.node(node);
-        match &self.counters[usize::from(node.number()) - 1] {
-            Counter::Uapi(uapi) => uapi.received_bytes(),
-            Counter::Agent => {
+    pub(crate) fn carried_bytes(&self) -> Result<u64> {
+        let nodes = self.bed.nodes().iter().zip(&self.counters);
+        nodes.map(|(node, counter)| counter.bytes(node)).sum()
+    }
+
+    /// Checks that what arrived since that many were carried came through the implementation, by its
+    /// own count.
+    ///
+    /// # Errors
+    /// When it did not.
+    pub(crate) fn check_carried(&self, before: u64, payload: u64) -> Result<()> {
+        let carried = self.carried_bytes()?;
+        let carried = carried
+            .checked_sub(before)
+            .context("its counters went back: did it start anew?")?;
+        #[expect(clippy::cast_precision_loss, reason = "a share of gigabytes")]
+        let share = carried as f64 / payload.max(1) as f64;
+        ensure!(
+            share >= CARRIED_MIN,
+            "{payload} bytes arrived, and {} says that it carried {carried}: the traffic took another \
+             way",
+            self.implementation
+        );
+        Ok(())
+    }
+}
+
+impl Counter {
+    fn bytes(&self, node: &Node) -> Result<u64> {
+        match self {
+            Self::Uapi(uapi) => uapi.received_bytes(),
+            Self::Agent => {
                 let peers = podwire_testbed::agent_view::peers(node)?;
                 Ok(peers.iter().map(|peer| peer.received_bytes).sum())
             }
-            Counter::Device(device) => device_bytes(node, device),
+            Self::Device(device) => device_bytes(node, device),
         }
     }
 }

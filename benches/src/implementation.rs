@@ -36,46 +36,14 @@ pub(crate) enum Implementation {
 }
 
 impl Implementation {
-    /// All of them, in the order of tables.
-    pub(crate) const ALL: [Self; 10] = [
-        Self::Plain,
-        Self::Vxlan,
-        Self::KernelWireguard,
-        Self::PodwireHostNetwork,
-        Self::PodwireOneLane,
-        Self::Podwire,
-        Self::NullCipher,
-        Self::WireguardGo,
-        Self::BoringtunCli,
-        Self::Gotatun,
-    ];
-
-    /// Whether what it sends may be read by nobody on the way.
-    pub(crate) fn is_encrypted(self) -> bool {
-        match self {
-            Self::Plain | Self::Vxlan | Self::PodwireHostNetwork => false,
-            Self::KernelWireguard
-            | Self::PodwireOneLane
-            | Self::Podwire
-            | Self::NullCipher
-            | Self::WireguardGo
-            | Self::BoringtunCli
-            | Self::Gotatun => true,
-        }
+    /// Whether its packets travel inside WireGuard's, where the capture finds no pod's.
+    pub(crate) fn is_wireguard(self) -> bool {
+        self == Self::KernelWireguard || self.has_process() && self != Self::PodwireHostNetwork
     }
 
     /// Whether a process of it runs on each node, which can be started.
     pub(crate) fn has_process(self) -> bool {
-        match self {
-            Self::Plain | Self::Vxlan | Self::KernelWireguard => false,
-            Self::PodwireHostNetwork
-            | Self::PodwireOneLane
-            | Self::Podwire
-            | Self::NullCipher
-            | Self::WireguardGo
-            | Self::BoringtunCli
-            | Self::Gotatun => true,
-        }
+        !matches!(self, Self::Plain | Self::Vxlan | Self::KernelWireguard)
     }
 
     /// Whether Podwire's agent carries it or sets it up.

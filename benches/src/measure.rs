@@ -23,16 +23,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// All of them.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Tcp,
-        Self::Udp,
-        Self::Rtt,
-        Self::Connect,
-        Self::Many,
-        Self::Start,
-    ];
-
     /// Those of a quick run.
     pub(crate) const QUICK: [Self; 3] = [Self::Tcp, Self::Udp, Self::Rtt];
 }

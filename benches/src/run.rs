@@ -13,7 +13,7 @@ use crate::args::RunArgs;
 use crate::contestant::Contestant;
 use crate::contestant::kernel::NotInKernel;
 use crate::implementation::Implementation;
-use crate::measure::{Direction, Kind, Measure};
+use crate::measure::{Direction, Kind, Measure, SENDERS};
 use crate::output::Output;
 use crate::programs::Programs;
 use crate::progress::Progress;
@@ -172,21 +172,17 @@ impl<'a> Run<'a> {
     /// Meshes of many nodes: one at a time, as two do not fit. Fewer rounds than others: most of
     /// the time goes into bringing them up.
     fn many(&mut self, wanted: &[Implementation]) -> Result<()> {
-        let mut measures = Measure::of(Kind::Many);
-        if self.args.quick {
-            measures.retain(|measure| is_quick(*measure));
-        }
-        let senders = measures.iter().map(|measure| match measure {
-            Measure::Many { nodes } => *nodes,
-            Measure::Tcp { .. }
-            | Measure::Udp { .. }
-            | Measure::RttIdle
-            | Measure::RttLoaded
-            | Measure::Connect
-            | Measure::Start => 0,
-        });
+        let senders = if self.args.quick {
+            &SENDERS[..1]
+        } else {
+            &SENDERS
+        };
+        let measures: Vec<Measure> = senders
+            .iter()
+            .map(|nodes| Measure::Many { nodes: *nodes })
+            .collect();
         // So many that send, and the one that they send to.
-        let nodes = senders.max().unwrap_or(0) + 1;
+        let nodes = senders.iter().max().map_or(1, |most| most + 1);
         for round in 1..=self.args.rounds().min(ROUNDS_MANY) {
             for implementation in in_turns(wanted.iter().copied(), round) {
                 let all_failed = |measure: &Measure| self.gave_up(implementation, *measure);
@@ -299,7 +295,7 @@ fn is_quick(measure: Measure) -> bool {
     match measure {
         Measure::Tcp { streams, direction } => streams <= 4 && direction == Direction::Forward,
         Measure::Udp { bytes } => bytes == 64,
-        Measure::Many { nodes } => nodes == 2,
+        Measure::Many { nodes } => nodes == SENDERS[0],
         Measure::RttIdle | Measure::RttLoaded | Measure::Connect | Measure::Start => true,
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use podwire_testbed::{IpVersion, Iperf, IperfDirection, Testbed};
 
 use crate::contestant::Contestant;
@@ -43,10 +43,6 @@ const CONNECTION_BYTES: u64 = 4 * 40;
 /// A stream has found its speed by then.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Of what arrived, the implementation's own count must show so much: headers and tags are more,
-/// a path around it is nothing.
-const CARRIED_MIN: f64 = 0.9;
-
 /// How samples are taken.
 #[derive(Debug, Clone)]
 pub(crate) struct Method {
@@ -79,7 +75,7 @@ impl Method {
         measure: Measure,
         near: Option<f64>,
     ) -> Result<Taken> {
-        let before = carried(contestant)?;
+        let before = contestant.carried_bytes()?;
         let taken = match measure {
             Measure::Tcp { streams, direction } => self.tcp(contestant, streams, direction),
             Measure::Udp { bytes } => datagrams(contestant, bytes, near),
@@ -89,18 +85,7 @@ impl Method {
             Measure::Many { nodes } => many(contestant, nodes, self),
             Measure::Start => bail!("a start is taken by whoever starts it"),
         }?;
-        let carried = carried(contestant)?;
-        let carried = carried
-            .checked_sub(before)
-            .context("its counters went back: did it start anew?")?;
-        #[expect(clippy::cast_precision_loss, reason = "a share of gigabytes")]
-        let share = carried as f64 / taken.carried_bytes.max(1) as f64;
-        ensure!(
-            share >= CARRIED_MIN,
-            "{} bytes arrived, and {} says that it carried {carried}: the traffic took another way",
-            taken.carried_bytes,
-            contestant.implementation
-        );
+        contestant.check_carried(before, taken.carried_bytes)?;
         Ok(taken)
     }
 
@@ -130,14 +115,6 @@ impl Method {
             costs,
         })
     }
-}
-
-/// Bytes that all nodes say they have carried.
-fn carried(contestant: &Contestant) -> Result<u64> {
-    let nodes = contestant.bed.nodes().iter();
-    nodes
-        .map(|node| contestant.carried_bytes(node.number()))
-        .sum()
 }
 
 fn address(contestant: &Contestant, node: u8) -> Result<IpAddr> {

@@ -7,14 +7,14 @@ use std::os::fd::AsRawFd as _;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use podwire_testbed::Host;
 use socket2::SockRef;
 
-use super::Stop;
+use super::{Stop, UdpService};
 
 const PORT: u16 = 5301;
 
@@ -26,9 +26,6 @@ const LAG_MAX: Duration = Duration::from_millis(4);
 
 /// Room for a burst at the receiver, so that what is lost is lost on the path.
 const RECEIVE_BUFFER: usize = 8 << 20;
-
-/// How soon the receiver sees that it shall end.
-const RECEIVE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// What is on its way when the sender ends has arrived when nothing came for so long: else it would
 /// count for the next rate.
@@ -75,35 +72,23 @@ impl Count {
 /// A receiver that waits in a pod.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    target: SocketAddr,
+    service: UdpService,
     received: Arc<AtomicU64>,
-    stop: Stop,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Receiver {
     /// Waits at an address of the host.
     pub(crate) fn start(host: &Host, address: IpAddr) -> Result<Self> {
-        let target = SocketAddr::new(address, PORT);
-        let socket = host
-            .namespace()
-            .run(|| UdpSocket::bind(target))
-            .with_context(|| format!("waiting at {target}"))?;
-        socket.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
-        let buffer = SockRef::from(&socket);
-        // As far as the machine lets an unprivileged process have it.
-        let _ = buffer.set_recv_buffer_size(RECEIVE_BUFFER);
-        let (received, stop) = (Arc::new(AtomicU64::new(0)), Stop::default());
-        let thread = thread::Builder::new().name("receiver".to_owned()).spawn({
-            let (received, stop) = (Arc::clone(&received), stop.clone());
-            move || receive(&socket, &received, &stop)
+        let received = Arc::new(AtomicU64::new(0));
+        let service = UdpService::start(host, SocketAddr::new(address, PORT), {
+            let received = Arc::clone(&received);
+            move |socket, stop| {
+                // As far as the machine lets an unprivileged process have it.
+                let _ = SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER);
+                receive(socket, &received, stop);
+            }
         })?;
-        Ok(Self {
-            target,
-            received,
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { service, received })
     }
 
     /// Sends it datagrams of so many payload bytes at this rate for so long, and counts.
@@ -114,11 +99,7 @@ impl Receiver {
         per_second: f64,
         duration: Duration,
     ) -> Result<Count> {
-        let socket = from.namespace().run(|| -> Result<UdpSocket> {
-            let socket = UdpSocket::bind((unspecified(self.target), 0))?;
-            socket.connect(self.target)?;
-            Ok(socket)
-        })?;
+        let socket = self.service.connect(from)?;
         let before = self.received.load(Ordering::Relaxed);
         let (sent, seconds) = send(&socket, bytes, per_second, duration)?;
         let in_time = self.received.load(Ordering::Relaxed) - before;
@@ -130,9 +111,7 @@ impl Receiver {
             seconds,
         })
     }
-}
 
-impl Receiver {
     /// Waits until nothing comes any more.
     fn settle(&self) {
         let start = Instant::now();
@@ -145,22 +124,6 @@ impl Receiver {
             }
             before = now;
         }
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.stop.set();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-pub(super) fn unspecified(target: SocketAddr) -> IpAddr {
-    match target {
-        SocketAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        SocketAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
     }
 }
 
@@ -200,6 +163,22 @@ fn send(
     Ok((sent, start.elapsed().as_secs_f64()))
 }
 
+/// A message header for each vector, and nothing else in it.
+#[expect(
+    unsafe_code,
+    reason = "a message header's zeros are one without anything"
+)]
+fn headers(vectors: &mut [libc::iovec]) -> Box<[libc::mmsghdr]> {
+    let header = |vector| {
+        // SAFETY: all fields are integers and pointers, for which zero is valid.
+        let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
+        message.msg_hdr.msg_iov = ptr::from_mut(vector);
+        message.msg_hdr.msg_iovlen = 1;
+        message
+    };
+    vectors.iter_mut().map(header).collect()
+}
+
 /// One system call's datagrams, all the same.
 struct Batch {
     // The kernel reads it through `vectors`.
@@ -209,10 +188,6 @@ struct Batch {
 }
 
 impl Batch {
-    #[expect(
-        unsafe_code,
-        reason = "a message header's zeros are one without anything"
-    )]
     fn new(bytes: usize) -> Self {
         let mut payload = vec![0x5a_u8; bytes].into_boxed_slice();
         let vector = libc::iovec {
@@ -220,16 +195,7 @@ impl Batch {
             iov_len: bytes,
         };
         let mut vectors = vec![vector; BATCH].into_boxed_slice();
-        let messages = vectors
-            .iter_mut()
-            .map(|vector| {
-                // SAFETY: all fields are integers and pointers, for which zero is valid.
-                let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
-                message.msg_hdr.msg_iov = ptr::from_mut(vector);
-                message.msg_hdr.msg_iovlen = 1;
-                message
-            })
-            .collect();
+        let messages = headers(&mut vectors);
         Self {
             _payload: payload,
             _vectors: vectors,
@@ -278,10 +244,6 @@ struct Incoming {
 }
 
 impl Incoming {
-    #[expect(
-        unsafe_code,
-        reason = "a message header's zeros are one without anything"
-    )]
     fn new() -> Self {
         // What does not fit is cut off: the copy would be paid for, and nobody reads it.
         let mut byte = Box::new(0_u8);
@@ -290,16 +252,7 @@ impl Incoming {
             iov_len: 1,
         };
         let mut vectors = vec![vector; BATCH].into_boxed_slice();
-        let messages = vectors
-            .iter_mut()
-            .map(|vector| {
-                // SAFETY: all fields are integers and pointers, for which zero is valid.
-                let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
-                message.msg_hdr.msg_iov = ptr::from_mut(vector);
-                message.msg_hdr.msg_iovlen = 1;
-                message
-            })
-            .collect();
+        let messages = headers(&mut vectors);
         Self {
             _byte: byte,
             _vectors: vectors,
@@ -329,11 +282,12 @@ impl Incoming {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::LOOK_INTERVAL;
 
     #[test]
     fn datagrams_are_sent_at_their_rate_and_all_counted() {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        socket.set_read_timeout(Some(RECEIVE_TIMEOUT)).expect("set");
+        socket.set_read_timeout(Some(LOOK_INTERVAL)).expect("set");
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         sender
             .connect(socket.local_addr().expect("bound"))

@@ -1,14 +1,14 @@
 //! Round trips of small datagrams, in microseconds: a question each millisecond.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use hdrhistogram::Histogram;
 use podwire_testbed::Host;
 
-use super::Stop;
+use super::{Stop, UdpService};
 use crate::sample::Percentiles;
 
 const PORT: u16 = 5302;
@@ -31,31 +31,13 @@ const DIGITS: u8 = 3;
 
 /// Answers, in a pod, whatever is asked.
 #[derive(Debug)]
-pub(crate) struct Answerer {
-    target: SocketAddr,
-    stop: Stop,
-    thread: Option<JoinHandle<()>>,
-}
+pub(crate) struct Answerer(UdpService);
 
 impl Answerer {
     /// Waits at an address of the host.
     pub(crate) fn start(host: &Host, address: IpAddr) -> Result<Self> {
-        let target = SocketAddr::new(address, PORT);
-        let socket = host
-            .namespace()
-            .run(|| UdpSocket::bind(target))
-            .with_context(|| format!("waiting at {target}"))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        let stop = Stop::default();
-        let thread = thread::Builder::new().name("answerer".to_owned()).spawn({
-            let stop = stop.clone();
-            move || answer(&socket, &stop)
-        })?;
-        Ok(Self {
-            target,
-            stop,
-            thread: Some(thread),
-        })
+        let service = UdpService::start(host, SocketAddr::new(address, PORT), answer)?;
+        Ok(Self(service))
     }
 
     /// Asks it for so long.
@@ -63,12 +45,8 @@ impl Answerer {
     /// # Errors
     /// When nothing at all is answered.
     pub(crate) fn measure(&self, from: &Host, duration: Duration) -> Result<Percentiles> {
-        let socket = from.namespace().run(|| -> Result<UdpSocket> {
-            let socket = UdpSocket::bind((super::datagrams::unspecified(self.target), 0))?;
-            socket.connect(self.target)?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            Ok(socket)
-        })?;
+        let socket = self.0.connect(from)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
         ask(&socket, duration)
     }
 
@@ -77,30 +55,19 @@ impl Answerer {
     /// # Errors
     /// When none comes within `deadline`.
     pub(crate) fn first_answer(&self, from: &Host, deadline: Duration) -> Result<()> {
-        let socket = from
-            .namespace()
-            .run(|| UdpSocket::bind((super::datagrams::unspecified(self.target), 0)))?;
+        let socket = self.0.socket(from)?;
         // A timeout of the socket's would be as coarse as the kernel's tick.
         socket.set_nonblocking(true)?;
         let start = Instant::now();
         while start.elapsed() < deadline {
             // Until there is a way, the kernel says that there is none.
-            let _ = socket.send_to(&[0; QUESTION_BYTES], self.target);
+            let _ = socket.send_to(&[0; QUESTION_BYTES], self.0.target);
             thread::sleep(TRY_INTERVAL);
             if socket.recv(&mut [0; QUESTION_BYTES]).is_ok() {
                 return Ok(());
             }
         }
         bail!("nothing was answered within {} s", deadline.as_secs())
-    }
-}
-
-impl Drop for Answerer {
-    fn drop(&mut self) {
-        self.stop.set();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

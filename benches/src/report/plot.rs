@@ -5,10 +5,10 @@ use plotters::prelude::*;
 
 use super::table::{figure, implementations};
 use crate::implementation::Implementation;
-use crate::measure::{Direction, Measure};
+use crate::measure::Measure;
 use crate::sample::{Results, Sample};
 use crate::statistics::Summary;
-use crate::summary::over_rounds;
+use crate::summary::{cpu_per_gib, forward, over_rounds, value};
 
 const WIDTH: u32 = 760;
 const ROW: u32 = 30;
@@ -17,11 +17,6 @@ const MARGIN: u32 = 90;
 /// Room for the names, in pixels.
 const NAMES: u32 = 170;
 
-const TCP1: Measure = Measure::Tcp {
-    streams: 1,
-    direction: Direction::Forward,
-};
-
 /// One bar.
 struct Bar {
     implementation: Implementation,
@@ -29,26 +24,21 @@ struct Bar {
 }
 
 pub(super) fn all(results: &Results) -> Result<Vec<(&'static str, String)>> {
-    let value = |sample: &Sample| Some(sample.value);
-    let cpu = |sample: &Sample| sample.costs.cpu_seconds_per_gib().filter(|cpu| *cpu > 0.0);
     let plots = [
-        ("tcp1", "One TCP stream, Gbit/s", bars(results, TCP1, value)),
+        (
+            "tcp1",
+            "One TCP stream, Gbit/s",
+            bars(results, forward(1), value),
+        ),
         (
             "tcp4",
             "Four TCP streams, Gbit/s",
-            bars(
-                results,
-                Measure::Tcp {
-                    streams: 4,
-                    direction: Direction::Forward,
-                },
-                value,
-            ),
+            bars(results, forward(4), value),
         ),
         (
             "cpu",
             "CPU seconds per GiB, both nodes, one TCP stream",
-            bars(results, TCP1, cpu),
+            bars(results, forward(1), cpu_per_gib),
         ),
         (
             "udp64",

@@ -1,15 +1,15 @@
 //! The tables.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use clap::ValueEnum as _;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::implementation::Implementation;
 use crate::measure::Measure;
 use crate::sample::{Percentiles, Results, Sample};
 use crate::statistics::Summary;
-use crate::summary::{cpu_per_gib, over_rounds, ratio, ratio_to_floor};
+use crate::summary::{cpu_per_gib, over_rounds, ratio, ratio_to_floor, value};
 
 /// All of it, for the page.
 pub(super) fn of(results: &Results) -> String {
@@ -34,7 +34,6 @@ pub(super) fn medians(results: &Results) -> String {
     for implementation in implementations(results) {
         let mut row = vec![implementation.to_string()];
         row.extend(measures.iter().map(|measure| {
-            let value = |sample: &Sample| Some(sample.value);
             over_rounds(results, implementation, *measure, value)
                 .map_or_else(String::new, |rounds| figure(rounds.median))
         }));
@@ -76,7 +75,11 @@ pub(super) fn measures(results: &Results) -> Vec<Measure> {
 /// The implementations that have samples, in the order of tables.
 pub(super) fn implementations(results: &Results) -> Vec<Implementation> {
     let has = |one: &Implementation| results.samples.iter().any(|s| s.implementation == *one);
-    Implementation::ALL.into_iter().filter(has).collect()
+    Implementation::value_variants()
+        .iter()
+        .copied()
+        .filter(has)
+        .collect()
 }
 
 /// Three digits, as people read figures.
@@ -126,18 +129,15 @@ fn row(results: &Results, implementation: Implementation, measure: Measure) -> O
     let shown = |figure_of: &dyn Fn(&Sample) -> Option<f64>| {
         over(figure_of).map_or_else(String::new, |rounds| figure(rounds.median))
     };
-    let value = over(&|sample| Some(sample.value))?;
+    let own = over(&value)?;
     let shown_ratio = |ratio: Option<Summary>| {
         ratio.map_or_else(String::new, |ratio| format!("{:.2}", ratio.median))
     };
-    let to = |other| {
-        let value = |sample: &Sample| Some(sample.value);
-        shown_ratio(ratio(results, implementation, other, measure, value))
-    };
+    let to = |other| shown_ratio(ratio(results, implementation, other, measure, value));
     let go = Implementation::WireguardGo;
     let cpu_to_go = shown_ratio(ratio(results, implementation, go, measure, cpu_per_gib));
     let to_floor = shown_ratio(ratio_to_floor(results, implementation, measure));
-    let unsure = if value.is_sure() { "" } else { " (unsure)" };
+    let unsure = if own.is_sure() { "" } else { " (unsure)" };
     #[expect(clippy::cast_precision_loss, reason = "segments of one run are few")]
     let retransmits = shown(&|sample| {
         let is_counted = matches!(sample.measure, Measure::Tcp { .. });
@@ -147,8 +147,8 @@ fn row(results: &Results, implementation: Implementation, measure: Measure) -> O
         shown(&|sample| Some(of(sample.percentiles.as_ref()?)))
     };
     Some(vec![
-        (measure.unit(), figure(value.median)),
-        ("spread", format!("{:.0} %{unsure}", value.spread() * 100.0)),
+        (measure.unit(), figure(own.median)),
+        ("spread", format!("{:.0} %{unsure}", own.spread() * 100.0)),
         ("to wireguard-go", to(Implementation::WireguardGo)),
         ("to plain", to(Implementation::Plain)),
         ("p50", percentile(&|round| round.p50)),
@@ -279,8 +279,7 @@ fn settings(results: &Results) -> String {
         settings.socket_buffer_bytes,
         results.machine.vector_units.join(", ")
     );
-    let versions: BTreeMap<_, _> = settings.versions.iter().collect();
-    for (name, version) in versions {
+    for (name, version) in &settings.versions {
         let _ = writeln!(text, "- {name}: {version}");
     }
     text
