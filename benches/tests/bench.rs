@@ -5,30 +5,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use podwire_testbed::leftovers::Leftovers;
+use podwire_testbed::whole_program::{agent, one_at_a_time, said, signal};
 use podwire_testbed::{binaries, until};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// Meshes come up and a first measure is taken, on a busy machine.
 const FIRST_SAMPLE: Duration = Duration::from_secs(120);
-
-/// One at a time: each has several busy processes, and measures.
-static ONE: Mutex<()> = Mutex::new(());
-
-fn one_at_a_time() -> MutexGuard<'static, ()> {
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Built once, so that no run waits for another build.
-fn agent() -> &'static Path {
-    static AGENT: OnceLock<PathBuf> = OnceLock::new();
-    AGENT.get_or_init(|| binaries::agent().expect("the agent can be built"))
-}
 
 /// A run's command, its folders, and what watches that nothing of it is left.
 struct Bench {
@@ -142,21 +129,6 @@ impl Results {
     }
 }
 
-/// What a run said.
-fn said(output: &Output) -> String {
-    format!(
-        "{}\n{}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-fn signal(id: u32, signal: Signal) {
-    let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
-    kill_process(pid.expect("an id is positive"), signal).expect("it runs");
-}
-
 #[test]
 fn a_run_writes_samples_a_summary_a_page_and_plots_and_compares_with_itself() {
     let _one = one_at_a_time();
@@ -244,7 +216,7 @@ fn an_interrupted_run_keeps_what_it_has_measured_and_leaves_nothing() {
     for ending in [Signal::INT, Signal::TERM] {
         let bench = Bench::new("bench-interrupted");
         let child = bench.begin("rtt", &["--rounds", "99"]);
-        signal(child.id(), ending);
+        signal(child.id(), ending).expect("it runs");
         let output = child.wait_with_output().expect("it is a child");
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
         bench.leftovers.wait_gone().expect("nothing is left");
@@ -263,7 +235,7 @@ fn what_a_killed_run_has_measured_is_there_and_nothing_else_is_left() {
     let _one = one_at_a_time();
     let bench = Bench::new("bench-killed");
     let mut child = bench.begin("rtt", &["--rounds", "99"]);
-    signal(child.id(), Signal::KILL);
+    signal(child.id(), Signal::KILL).expect("it runs");
     let _ = child.wait();
     bench.leftovers.wait_gone().expect("nothing is left");
     let results = bench.samples();
@@ -300,7 +272,7 @@ fn kill_an_agent(bench: &Bench) {
         .filter(|process| *process.program == *agent);
     let running = agents.next();
     let running = running.unwrap_or_else(|| panic!("no agent among {processes:?}"));
-    signal(running.id, Signal::KILL);
+    signal(running.id, Signal::KILL).expect("it runs");
 }
 
 #[test]

@@ -57,6 +57,7 @@ mod traffic;
 mod tun;
 mod underlay;
 mod until;
+pub mod whole_program;
 pub mod wire;
 
 pub use address::{Family, IpVersion};

@@ -6,25 +6,12 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, PipeReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use podwire_testbed::binaries;
 use podwire_testbed::leftovers::Leftovers;
-use rustix::process::{Pid, Signal, kill_process};
+use podwire_testbed::whole_program::{self, agent, one_at_a_time, said};
+use rustix::process::Signal;
 use serde_json::Value;
-
-/// One lab at a time: each has several busy processes, and measures.
-static ONE: Mutex<()> = Mutex::new(());
-
-fn one_at_a_time() -> MutexGuard<'static, ()> {
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Built once, so that no lab waits for another build.
-fn agent() -> &'static Path {
-    static AGENT: OnceLock<PathBuf> = OnceLock::new();
-    AGENT.get_or_init(|| binaries::agent().expect("the agent can be built"))
-}
 
 /// A lab's command, and what watches that nothing of it is left.
 struct Lab {
@@ -74,16 +61,6 @@ impl Lab {
     fn assert_nothing_is_left(&self) {
         self.leftovers.wait_gone().expect("nothing is left");
     }
-}
-
-/// What a failed lab said.
-fn said(output: &Output) -> String {
-    format!(
-        "{}\n{}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 #[test]
@@ -234,8 +211,7 @@ impl Up {
     }
 
     fn end(&mut self, signal: Signal) -> ExitStatus {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a child's id is positive"), signal).expect("it runs");
+        whole_program::signal(self.child.id(), signal).expect("it runs");
         self.child.wait().expect("it is a child")
     }
 }
