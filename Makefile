@@ -37,6 +37,8 @@ lint: setup ## Formatting and lints, as warnings are errors
 .PHONY: deny
 deny: ## Licences, sources and duplicate crates of every dependency (needs cargo-deny)
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	@# Those of other systems, too, which no build here takes.
+	$(CARGO) fetch --locked
 	cargo-deny --offline check licenses bans sources
 
 .PHONY: soak
