@@ -29,17 +29,27 @@ const PROMISES: &[Promise] = &[
     Promise {
         name: "ratio_tcp1",
         figure: |summary| summary.ratio_tcp1,
-        bound: Bound::AtLeast(0.1),
+        bound: Bound::AtLeast(0.2),
     },
     Promise {
         name: "ratio_cpu",
         figure: |summary| summary.ratio_cpu,
-        bound: Bound::AtMost(5.0),
+        bound: Bound::AtMost(4.0),
+    },
+    Promise {
+        name: "ratio_pps_64",
+        figure: |summary| summary.ratio_pps_64,
+        bound: Bound::AtLeast(1.0),
     },
     Promise {
         name: "ratio_rtt_p50",
         figure: |summary| summary.ratio_rtt_p50,
-        bound: Bound::AtMost(1.5),
+        bound: Bound::AtMost(1.2),
+    },
+    Promise {
+        name: "ratio_rtt_loaded_p99",
+        figure: |summary| summary.ratio_rtt_loaded_p99,
+        bound: Bound::AtMost(0.5),
     },
 ];
 
