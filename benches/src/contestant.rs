@@ -171,8 +171,8 @@ impl Contestant {
         nodes.map(|(node, counter)| counter.bytes(node)).sum()
     }
 
-    /// Checks that what arrived since that many were carried came through the implementation, by its
-    /// own count.
+    /// Checks that what arrived since that many were carried came through the implementation, by
+    /// its own count.
     ///
     /// # Errors
     /// When it did not.
