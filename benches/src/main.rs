@@ -20,6 +20,7 @@ mod report;
 mod run;
 mod sample;
 mod settings;
+mod socket_buffer;
 mod start;
 mod statistics;
 mod summary;

@@ -7,16 +7,11 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use podwire_testbed::sandbox;
-use rustix::net::sockopt::{
-    set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, socket_recv_buffer_size,
-};
 
 use crate::args::RunArgs;
 use crate::programs::Programs;
 use crate::sample::Settings;
-
-/// What Podwire asks for of each UDP socket.
-const SOCKET_BUFFER: usize = 8 << 20;
+use crate::socket_buffer;
 
 /// Reads them.
 ///
@@ -68,12 +63,8 @@ fn commit() -> Option<String> {
     first_line("git", &["-C", folder, "describe", "--always", "--dirty"])
 }
 
-/// What Podwire's request gets, as the kernel counts it: twice what it lets a socket hold.
+/// What Podwire's request gets.
 fn socket_buffer() -> Result<u64> {
     let socket = UdpSocket::bind("0.0.0.0:0").context("opening a socket")?;
-    // Beyond net.core.rmem_max for root of the machine only.
-    if set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
-        set_socket_recv_buffer_size(&socket, SOCKET_BUFFER)?;
-    }
-    Ok(u64::try_from(socket_recv_buffer_size(&socket)?)?)
+    socket_buffer::raise(&socket).context("raising its buffer")
 }

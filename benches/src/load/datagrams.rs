@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use podwire_testbed::Host;
-use socket2::SockRef;
 
 use super::{Stop, UdpService};
+use crate::socket_buffer;
 
 const PORT: u16 = 5301;
 
@@ -23,9 +23,6 @@ const BATCH: usize = 64;
 
 /// A sender that was held up makes up for so much at most: more would be a burst and no rate.
 const LAG_MAX: Duration = Duration::from_millis(4);
-
-/// Room for a burst at the receiver, so that what is lost is lost on the path.
-const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// What is on its way when the sender ends has arrived when nothing came for so long: else it would
 /// count for the next rate.
@@ -83,8 +80,8 @@ impl Receiver {
         let service = UdpService::start(host, SocketAddr::new(address, PORT), {
             let received = Arc::clone(&received);
             move |socket, stop| {
-                // As far as the machine lets an unprivileged process have it.
-                let _ = SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER);
+                // Room for a burst, so that what is lost is lost on the path.
+                let _ = socket_buffer::raise(socket);
                 receive(socket, &received, stop);
             }
         })?;
