@@ -27,12 +27,17 @@ test: setup ## Every test that fits a working day: units, properties, simulated 
 	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked -p podwire-dataplane --features sim --test it
 
+.PHONY: test-interop
+test-interop: setup ## With other people's WireGuard, through a rekey (needs Go)
+	@command -v go >/dev/null || { echo "test-interop: Go is missing: https://go.dev/doc/install" >&2; exit 1; }
+	$(CARGO) test --locked -p podwire-testbed --test interop
+
 .PHONY: lint
 lint: setup ## Formatting and lints, as warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked -p podwire-dataplane --all-targets --features sim -- -D warnings
-	$(CARGO) clippy --locked -p podwire-testbed --test soak --test performance -- -D warnings
+	$(CARGO) clippy --locked -p podwire-testbed --test soak --test performance --test interop -- -D warnings
 
 .PHONY: deny
 deny: ## Licences, sources and duplicate crates of every dependency (needs cargo-deny)

@@ -8,12 +8,12 @@ use std::fs;
 use std::process::Child;
 
 use anyhow::{Context as _, Result, ensure};
+use podwire_testbed::uapi::Uapi;
 use podwire_testbed::{Family, Host, IpVersion, Node, Testbed, Topology, address};
 use x25519_dalek::StaticSecret;
 
 use crate::implementation::Implementation;
 use crate::programs::Programs;
-use crate::uapi::Uapi;
 use crate::window::Counted;
 
 /// The underlay's MTU: Ethernet's.

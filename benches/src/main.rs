@@ -27,7 +27,6 @@ mod summary;
 mod take;
 #[cfg(test)]
 mod test_results;
-mod uapi;
 mod window;
 
 use std::io::Write as _;

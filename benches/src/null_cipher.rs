@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-
-use crate::programs;
+use podwire_testbed::foreign_wireguard;
 
 /// What the copy shows of the workspace.
 const SHOWN: [&str; 6] = [
@@ -61,7 +60,7 @@ pub(crate) fn build(cache: &Path) -> Result<PathBuf> {
         ])
         .args(["--bin", "podwire-agent", "--target-dir"])
         .arg(folder.join("target"));
-    programs::run(&mut command).context("the null cipher cannot be built here")?;
+    foreign_wireguard::run(&mut command).context("the null cipher cannot be built here")?;
     let lock = fs::read_to_string(folder.join("Cargo.lock")).context("reading the lock file")?;
     ensure!(
         is_replaced(&lock),

@@ -85,10 +85,10 @@ pub(super) fn wireguard(contestant: &mut Contestant) -> Result<()> {
         let mut lines = vec!["link set wg0 up".to_owned()];
         for peer in peers(nodes, &secrets, index)? {
             let networks: Vec<_> = peer.allowed_ips.iter().map(ToString::to_string).collect();
+            let endpoint = peer.endpoint.context("these peers are told theirs")?;
             settings.push_str(&format!(
-                "[Peer]\nPublicKey = {}\nEndpoint = {}\nAllowedIPs = {}\n",
+                "[Peer]\nPublicKey = {}\nEndpoint = {endpoint}\nAllowedIPs = {}\n",
                 base64(&peer.public_key),
-                peer.endpoint,
                 networks.join(", ")
             ));
             let routes = networks

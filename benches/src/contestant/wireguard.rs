@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::Node;
+use podwire_testbed::uapi::{Peer, Uapi};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::{Contestant, Counter, Daemon, TUNNEL_MTU, node_address, pods_of};
 use crate::implementation::Implementation;
 use crate::programs::Programs;
-use crate::uapi::{Peer, Uapi};
 
 /// Where Podwire's lane 0 listens too: the capture knows tunnels by it.
 pub(super) const PORT: u16 = 51880;
@@ -74,7 +74,7 @@ pub(super) fn peers(nodes: &[Node], secrets: &[StaticSecret], own: usize) -> Res
         .map(|(_, (node, secret))| {
             Ok(Peer {
                 public_key: PublicKey::from(secret).to_bytes(),
-                endpoint: SocketAddr::new(node_address(node)?, PORT),
+                endpoint: Some(SocketAddr::new(node_address(node)?, PORT)),
                 allowed_ips: vec![pods_of(node)],
             })
         })

@@ -19,21 +19,24 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A peer to be configured.
 #[derive(Debug, Clone)]
-pub(crate) struct Peer {
-    pub(crate) public_key: [u8; 32],
-    pub(crate) endpoint: SocketAddr,
-    pub(crate) allowed_ips: Vec<IpNet>,
+pub struct Peer {
+    /// Its public key.
+    pub public_key: [u8; 32],
+    /// Where it is; none for one that is to come by itself.
+    pub endpoint: Option<SocketAddr>,
+    /// What it may be the source of.
+    pub allowed_ips: Vec<IpNet>,
 }
 
 /// The socket of one interface.
 #[derive(Debug, Clone)]
-pub(crate) struct Uapi {
+pub struct Uapi {
     path: PathBuf,
 }
 
 impl Uapi {
     /// That of an interface by its name.
-    pub(crate) fn of(interface: &str) -> Self {
+    pub fn of(interface: &str) -> Self {
         Self {
             path: Path::new(FOLDER).join(format!("{interface}.sock")),
         }
@@ -43,23 +46,16 @@ impl Uapi {
     ///
     /// # Errors
     /// When nobody answers, or the answer is an error number.
-    pub(crate) fn configure(
-        &self,
-        private_key: &[u8; 32],
-        port: u16,
-        peers: &[Peer],
-    ) -> Result<()> {
+    pub fn configure(&self, private_key: &[u8; 32], port: u16, peers: &[Peer]) -> Result<()> {
         let mut request = format!(
             "set=1\nprivate_key={}\nlisten_port={port}\nreplace_peers=true\n",
             hex(private_key)
         );
         for peer in peers {
-            let _ = write!(
-                request,
-                "public_key={}\nendpoint={}\n",
-                hex(&peer.public_key),
-                peer.endpoint
-            );
+            let _ = writeln!(request, "public_key={}", hex(&peer.public_key));
+            if let Some(endpoint) = peer.endpoint {
+                let _ = writeln!(request, "endpoint={endpoint}");
+            }
             for network in &peer.allowed_ips {
                 let _ = writeln!(request, "allowed_ip={network}");
             }
@@ -71,7 +67,7 @@ impl Uapi {
     ///
     /// # Errors
     /// When nobody answers.
-    pub(crate) fn received_bytes(&self) -> Result<u64> {
+    pub fn received_bytes(&self) -> Result<u64> {
         Ok(received_bytes(&self.ask("get=1\n")?))
     }
 
