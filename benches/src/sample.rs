@@ -50,6 +50,9 @@ pub(crate) struct Costs {
     /// The implementation's processes, by name and node.
     pub(crate) processes: BTreeMap<String, ProcessCost>,
     pub(crate) machine: MachineCost,
+    /// The generator could send no more: the path carries at least so much.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_generators_limit: bool,
 }
 
 /// One process.

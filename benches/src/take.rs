@@ -128,6 +128,7 @@ fn datagrams(contestant: &Contestant, bytes: usize, near: Option<f64>) -> Result
     let processes = contestant.processes()?;
     let mut best: Option<(Count, Costs)> = None;
     let (mut search, mut carried_bytes) = (RateSearch::new(near), 0);
+    let (mut failed, mut not_sent) = (0, 0);
     while let Some(rate) = search.next() {
         let window = Window::begin(&processes)?;
         let count = receiver.measure(contestant.pod(1), bytes, rate, TRY)?;
@@ -139,13 +140,19 @@ fn datagrams(contestant: &Contestant, bytes: usize, near: Option<f64>) -> Result
         carried_bytes += costs.bytes;
         // The generator's own limit is one, too.
         let is_full = rate * FULL_MIN <= count.rate();
-        let is_carried = is_full && count.loss() <= LOSS_MAX && count.behind() <= BEHIND_MAX;
+        let has_arrived = count.loss() <= LOSS_MAX && count.behind() <= BEHIND_MAX;
+        let is_carried = is_full && has_arrived;
         if is_carried {
             best = Some((count, costs));
+        } else {
+            failed += 1;
+            not_sent += u32::from(has_arrived);
         }
         search.tried(is_carried);
     }
-    let (count, costs) = best.context("no rate of datagrams is carried without loss")?;
+    let (count, mut costs) = best.context("no rate of datagrams is carried without loss")?;
+    // What was too much was so for the generator more often than for the path.
+    costs.is_generators_limit = not_sent * 2 > failed;
     Ok(Taken {
         value: count.rate(),
         percentiles: None,

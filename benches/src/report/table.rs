@@ -146,8 +146,14 @@ fn row(results: &Results, implementation: Implementation, measure: Measure) -> O
     let percentile = |of: &dyn Fn(&Percentiles) -> f64| {
         shown(&|sample| Some(of(sample.percentiles.as_ref()?)))
     };
+    let limited = over(&|sample| Some(f64::from(u8::from(sample.costs.is_generators_limit))));
+    let at_least = if limited.is_some_and(|share| share.median > 0.5) {
+        "≥ "
+    } else {
+        ""
+    };
     Some(vec![
-        (measure.unit(), figure(own.median)),
+        (measure.unit(), format!("{at_least}{}", figure(own.median))),
         ("spread", format!("{:.0} %{unsure}", own.spread() * 100.0)),
         ("to wireguard-go", to(Implementation::WireguardGo)),
         ("to plain", to(Implementation::Plain)),
