@@ -7,8 +7,11 @@
 //!
 //! [`room`]: UnderlayBatch::room
 
-use std::fmt;
-use std::net::SocketAddr;
+mod overlay;
+mod underlay;
+
+pub use overlay::{OverlayBatch, Packet};
+pub use underlay::{Datagram, SEGMENTS_MAX, UnderlayBatch};
 
 /// Free bytes below which a batch counts as full: the longest datagram and the longest IP packet
 /// fit, so one more read is never cut off.
@@ -17,31 +20,6 @@ pub const ROOM_MIN: usize = 65_536;
 /// Bytes behind the last packet of a batch: the padding of WireGuard (at most 15 bytes) may reach
 /// there.
 const SLACK: usize = 16;
-
-/// One datagram of the underlay, or several of one size behind each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Datagram {
-    /// Which of our own lanes' sockets it came in by or must leave by.
-    pub lane: usize,
-    /// Where it came from or goes to.
-    pub endpoint: SocketAddr,
-    /// Offset of its first byte in the batch.
-    pub start: usize,
-    /// Bytes in all.
-    pub length: usize,
-    /// Bytes of each segment; only the last may be shorter. Equal to `length` unless several
-    /// datagrams lie behind each other.
-    pub segment_size: usize,
-}
-
-/// One inner IP packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
-    /// Offset of its first byte in the batch.
-    pub start: usize,
-    /// Bytes.
-    pub length: usize,
-}
 
 /// The bytes of a batch and how far they are used.
 struct Bytes {
@@ -82,270 +60,12 @@ impl Bytes {
     }
 }
 
-/// Datagrams from or for the underlay.
-pub struct UnderlayBatch {
-    bytes: Bytes,
-    datagrams: Vec<Datagram>,
-    next: usize,
-    /// Bytes of `datagrams[next]` that are consumed already.
-    offset: usize,
-}
-
-impl UnderlayBatch {
-    /// An empty batch of `bytes` bytes (at least [`ROOM_MIN`] to be usable) and `datagrams`
-    /// descriptors.
-    #[must_use]
-    pub fn with_capacity(bytes: usize, datagrams: usize) -> Self {
-        let (bytes, datagrams) = (Bytes::with_capacity(bytes), Vec::with_capacity(datagrams));
-        Self {
-            bytes,
-            datagrams,
-            next: 0,
-            offset: 0,
-        }
-    }
-
-    /// Forgets all datagrams.
-    pub fn clear(&mut self) {
-        self.datagrams.clear();
-        (self.bytes.used, self.next, self.offset) = (0, 0, 0);
-    }
-
-    /// Whether every datagram is consumed.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.next == self.datagrams.len()
-    }
-
-    /// Datagrams that are not consumed yet.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.datagrams.len() - self.next
-    }
-
-    /// Whether the batch must be emptied before it may take more: no descriptor left, or less than
-    /// [`ROOM_MIN`] bytes.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        !self.has_room(ROOM_MIN)
-    }
-
-    /// The free bytes; a reader fills them from the front and commits.
-    pub fn room(&mut self) -> &mut [u8] {
-        self.bytes.room()
-    }
-
-    /// Offset of the first free byte: the `start` of a datagram that lies at the front of the room.
-    #[must_use]
-    pub fn room_start(&self) -> usize {
-        self.bytes.used
-    }
-
-    /// Appends a datagram whose bytes lie in the room. Bytes in front of it are given up.
-    ///
-    /// # Panics
-    /// When the descriptor does not lie in the room, has a segment size of 0 or is one too many.
-    pub fn commit(&mut self, datagram: Datagram) {
-        assert!(
-            self.datagrams.len() < self.datagrams.capacity(),
-            "a full batch takes nothing"
-        );
-        assert!(
-            datagram.segment_size > 0 || datagram.length == 0,
-            "segments have a size"
-        );
-        self.bytes.take(datagram.start, datagram.length);
-        self.datagrams.push(datagram);
-    }
-
-    /// Appends one datagram whose bytes lie at the front of the room.
-    pub fn commit_front(&mut self, lane: usize, endpoint: SocketAddr, length: usize) {
-        let start = self.room_start();
-        self.commit(Datagram {
-            lane,
-            endpoint,
-            start,
-            length,
-            segment_size: length,
-        });
-    }
-
-    /// The datagrams that are not consumed yet, with their bytes.
-    pub fn iter(&self) -> impl Iterator<Item = (&Datagram, &[u8])> {
-        let datagrams = self.datagrams[self.next..].iter();
-        datagrams.map(|d| (d, &self.bytes.bytes[d.start..d.start + d.length]))
-    }
-
-    /// Consumes the next `count` datagrams.
-    pub fn consume(&mut self, count: usize) {
-        self.next = (self.next + count).min(self.datagrams.len());
-        self.offset = 0;
-    }
-
-    /// Whether one more descriptor and `bytes` bytes are free.
-    pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.datagrams.len() < self.datagrams.capacity() && self.bytes.room_length() >= bytes
-    }
-
-    /// The next segment, without consuming it.
-    pub(crate) fn segment(&self) -> Option<(&Datagram, &[u8])> {
-        let datagram = self.datagrams.get(self.next)?;
-        let start = datagram.start + self.offset;
-        let left = datagram.length - self.offset;
-        Some((
-            datagram,
-            &self.bytes.bytes[start..start + left.min(datagram.segment_size)],
-        ))
-    }
-
-    /// Consumes the segment that [`Self::segment`] shows.
-    pub(crate) fn consume_segment(&mut self) {
-        if let Some(datagram) = self.datagrams.get(self.next) {
-            self.offset += datagram.segment_size.max(1);
-            if self.offset >= datagram.length {
-                self.next += 1;
-                self.offset = 0;
-            }
-        }
-    }
-}
-
-impl fmt::Debug for UnderlayBatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnderlayBatch")
-            .field("datagrams", &self.len())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Inner IP packets from or for the TUN device.
-pub struct OverlayBatch {
-    bytes: Bytes,
-    packets: Vec<Packet>,
-    next: usize,
-}
-
-impl OverlayBatch {
-    /// An empty batch of `bytes` bytes (at least [`ROOM_MIN`] to be usable) and `packets`
-    /// descriptors.
-    #[must_use]
-    pub fn with_capacity(bytes: usize, packets: usize) -> Self {
-        Self {
-            bytes: Bytes::with_capacity(bytes),
-            packets: Vec::with_capacity(packets),
-            next: 0,
-        }
-    }
-
-    /// Forgets all packets.
-    pub fn clear(&mut self) {
-        self.packets.clear();
-        (self.bytes.used, self.next) = (0, 0);
-    }
-
-    /// Whether every packet is consumed.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.next == self.packets.len()
-    }
-
-    /// Packets that are not consumed yet.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.packets.len() - self.next
-    }
-
-    /// Whether the batch must be emptied before it may take more: no descriptor left, or less than
-    /// [`ROOM_MIN`] bytes.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        !self.has_room(ROOM_MIN)
-    }
-
-    /// The free bytes; a reader fills them from the front and commits.
-    pub fn room(&mut self) -> &mut [u8] {
-        self.bytes.room()
-    }
-
-    /// Offset of the first free byte: the `start` of a packet that lies at the front of the room.
-    #[must_use]
-    pub fn room_start(&self) -> usize {
-        self.bytes.used
-    }
-
-    /// Appends a packet whose bytes lie in the room. Bytes in front of it are given up.
-    ///
-    /// # Panics
-    /// When the descriptor does not lie in the room or is one too many.
-    pub fn commit(&mut self, packet: Packet) {
-        assert!(
-            self.packets.len() < self.packets.capacity(),
-            "a full batch takes nothing"
-        );
-        self.bytes.take(packet.start, packet.length);
-        self.packets.push(packet);
-    }
-
-    /// Appends one packet whose bytes lie at the front of the room.
-    pub fn commit_front(&mut self, length: usize) {
-        let start = self.room_start();
-        self.commit(Packet { start, length });
-    }
-
-    /// The packets that are not consumed yet, with their bytes.
-    pub fn iter(&self) -> impl Iterator<Item = (&Packet, &[u8])> {
-        let packets = self.packets[self.next..].iter();
-        packets.map(|p| (p, &self.bytes.bytes[p.start..p.start + p.length]))
-    }
-
-    /// Consumes the next `count` packets.
-    pub fn consume(&mut self, count: usize) {
-        self.next = (self.next + count).min(self.packets.len());
-    }
-
-    /// Whether one more descriptor and `bytes` bytes are free.
-    pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.packets.len() < self.packets.capacity() && self.bytes.room_length() >= bytes
-    }
-
-    /// The next packet, without consuming it.
-    pub(crate) fn packet(&self) -> Option<&[u8]> {
-        let packet = self.packets.get(self.next)?;
-        Some(&self.bytes.bytes[packet.start..packet.start + packet.length])
-    }
-
-    /// Shows the first `length` bytes of the next packet to `use_packet`, extended by zeros to
-    /// `padded` bytes. What lies behind is put back: boringtun copies its source, so this saves a
-    /// copy of the whole packet.
-    pub(crate) fn with_padded_packet<R>(
-        &mut self,
-        length: usize,
-        padded: usize,
-        use_packet: impl FnOnce(&[u8]) -> R,
-    ) -> Option<R> {
-        let packet = *self.packets.get(self.next)?;
-        let end = packet.start + length.min(packet.length);
-        let padding = padded.saturating_sub(length).min(SLACK);
-        let mut behind = [0_u8; SLACK];
-        behind[..padding].copy_from_slice(&self.bytes.bytes[end..end + padding]);
-        self.bytes.bytes[end..end + padding].fill(0);
-        let result = use_packet(&self.bytes.bytes[packet.start..end + padding]);
-        self.bytes.bytes[end..end + padding].copy_from_slice(&behind[..padding]);
-        Some(result)
-    }
-}
-
-impl fmt::Debug for OverlayBatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OverlayBatch")
-            .field("packets", &self.len())
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
+    use crate::ecn::Ecn;
 
     const ENDPOINT: SocketAddr = SocketAddr::new(
         std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
@@ -363,6 +83,7 @@ mod tests {
             start,
             length: 7,
             segment_size: 2,
+            ecn: Ecn::default(),
         });
         let mut segments = Vec::new();
         while let Some((_, segment)) = batch.segment() {
@@ -374,6 +95,61 @@ mod tests {
             .into();
         assert_eq!(segments, expected);
         assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn datagrams_of_one_size_to_one_place_become_a_train() {
+        let other = SocketAddr::new(ENDPOINT.ip(), 1);
+        let lengths = |segments_max, commits: &[(SocketAddr, Ecn, usize)]| -> Vec<(usize, usize)> {
+            let mut batch = UnderlayBatch::with_capacity(4 * ROOM_MIN, 100);
+            batch.set_segments_max(segments_max);
+            for (endpoint, ecn, length) in commits {
+                batch.append(0, *endpoint, *ecn, *length);
+            }
+            batch
+                .iter()
+                .map(|(d, _)| (d.length, d.segments()))
+                .collect()
+        };
+        let plain = Ecn::default();
+        let of = |lengths: &[usize]| -> Vec<_> {
+            lengths
+                .iter()
+                .map(|length| (ENDPOINT, plain, *length))
+                .collect()
+        };
+        assert_eq!(lengths(64, &of(&[10, 10, 4, 10])), [(24, 3), (10, 1)]);
+        assert_eq!(lengths(64, &of(&[10, 11])), [(10, 1), (11, 1)]);
+        assert_eq!(lengths(1, &of(&[10, 10])), [(10, 1), (10, 1)]);
+        assert_eq!(lengths(2, &of(&[10, 10, 10])), [(20, 2), (10, 1)]);
+        let full = lengths(64, &of(&[1452; 50]));
+        assert_eq!(
+            full,
+            [(45 * 1452, 45), (5 * 1452, 5)],
+            "IPv4's longest packet"
+        );
+        let elsewhere = [
+            (ENDPOINT, plain, 10),
+            (other, plain, 10),
+            (ENDPOINT, plain, 10),
+        ];
+        assert_eq!(lengths(64, &elsewhere).len(), 3);
+        let marked = [(ENDPOINT, plain, 10), (ENDPOINT, Ecn::Congested, 10)];
+        assert_eq!(lengths(64, &marked).len(), 2);
+    }
+
+    #[test]
+    fn a_train_that_is_split_is_what_it_was_made_of() {
+        let mut batch = UnderlayBatch::with_capacity(ROOM_MIN, 4);
+        batch.set_segments_max(64);
+        batch.room()[..9].copy_from_slice(b"aabbccd--");
+        for length in [2, 2, 2, 1, 2] {
+            batch.commit_front(0, ENDPOINT, length);
+        }
+        assert_eq!(batch.len(), 2);
+        batch.split();
+        let parts: Vec<&[u8]> = batch.iter().map(|(_, bytes)| bytes).collect();
+        assert_eq!(parts, [b"aa", b"bb", b"cc", b"d".as_slice(), b"--"]);
     }
 
     #[test]

@@ -62,6 +62,9 @@ drop_reasons! {
     HandshakeCrossed = "handshake-crossed",
     /// Underlay: a message for a session that has expired.
     SessionExpired = "session-expired",
+    /// Underlay: a queue on the way marked it as congested, and its sender does not understand that
+    /// (RFC 6040 §4.2).
+    Congested = "congested",
     /// Underlay: fails authentication.
     DecryptFailed = "decrypt-failed",
     /// Underlay: its counter was seen, or lies behind the replay window.

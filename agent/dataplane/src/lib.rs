@@ -11,9 +11,12 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+mod checksum;
+pub mod coalesce;
 mod counters;
 pub mod device;
 pub mod drop_reason;
+pub mod ecn;
 mod endpoint;
 pub mod handshake_limiter;
 mod icmp;
@@ -33,13 +36,19 @@ mod session_set;
 pub mod simulated_clock;
 mod stamp_clock;
 pub mod status;
+mod super_packet;
 mod timers;
+mod transport_header;
+pub mod vnet_header;
 
 pub use batch::{Datagram, OverlayBatch, Packet, UnderlayBatch};
+pub use coalesce::Coalescing;
 pub use device::{Device, DeviceConfig, DeviceError, LANES_MAX};
 pub use drop_reason::DropReason;
+pub use ecn::Ecn;
 pub use handshake_limiter::{HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE};
 pub use lane::Lane;
 pub use noise::REPLAY_WINDOW;
 pub use peer::PeerConfig;
 pub use status::{HandshakeCounts, LaneStatus, PeerChanges, PeerState, PeerStatus, Traffic};
+pub use vnet_header::{VNET_HEADER, VnetHeader};

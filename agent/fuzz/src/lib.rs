@@ -9,12 +9,16 @@
 //! | [`underlay`] | anybody, a peer | the unauthenticated is not delivered and moves no endpoint |
 //! | [`overlay`] | pods | each packet arrives unchanged, waits, or is counted; queues are bounded |
 //! | [`icmp`] | pods | answers are well-formed, quote what they answer, and answer no error |
+//! | [`cut_packet`] | the kernel | segments are packets whose payload is that of the whole |
+//! | [`coalescing`] | peers | what is joined and cut again is what came |
 //! | [`record`] | other nodes | what is read is what is written; no other pair changes |
 //! | [`manifest`] | the directory's writers | what is read is what is written |
 //! | [`admin`] | local processes | every request is answered and nothing hangs |
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod coalescing;
+pub mod cut_packet;
 pub mod icmp;
 mod inner_packet;
 mod input;
@@ -30,10 +34,12 @@ mod world;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("underlay", underlay::one),
     ("overlay", overlay::one),
     ("icmp", icmp::one),
+    ("cut_packet", cut_packet::one),
+    ("coalescing", coalescing::one),
     ("record", record::one),
     ("manifest", manifest::one),
     ("admin", admin::one),

@@ -12,7 +12,7 @@ use podwire_core::record;
 use podwire_dataplane::batch::ROOM_MIN;
 use podwire_dataplane::packet_queue::QUEUE_PACKETS;
 use podwire_dataplane::{
-    Datagram, Device, DeviceConfig, DropReason, Lane, OverlayBatch, PeerConfig, Traffic,
+    Datagram, Device, DeviceConfig, DropReason, Ecn, Lane, OverlayBatch, PeerConfig, Traffic,
     UnderlayBatch,
 };
 use zeroize::Zeroizing;
@@ -253,6 +253,7 @@ impl World {
             start,
             length,
             segment_size: segment_size.max(1),
+            ecn: Ecn::default(),
         });
         let mut effects = Effects::default();
         while !self.datagrams.is_empty() {

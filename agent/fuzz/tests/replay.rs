@@ -68,6 +68,8 @@ replays! {
     the_corpus_of_the_underlay_holds = "underlay",
     the_corpus_of_the_overlay_holds = "overlay",
     the_corpus_of_icmp_errors_holds = "icmp",
+    the_corpus_of_cut_packets_holds = "cut_packet",
+    the_corpus_of_coalescing_holds = "coalescing",
     the_corpus_of_records_holds = "record",
     the_corpus_of_manifests_holds = "manifest",
     the_corpus_of_admin_requests_holds = "admin",

@@ -9,6 +9,7 @@ use crate::batch::{OverlayBatch, UnderlayBatch};
 use crate::counters::LaneCounters;
 use crate::device::Device;
 use crate::drop_reason::DropReason;
+use crate::ecn::Ecn;
 use crate::icmp::{ERROR_ROOM, IcmpError, IcmpLimiter};
 use crate::ip_packet::{IpPacket, has_dont_fragment};
 use crate::message::{DATA_OVERHEAD, PADDING};
@@ -16,6 +17,7 @@ use crate::noise::HANDSHAKE_ROOM;
 use crate::peer::Peer;
 use crate::peer_table::PeerTable;
 use crate::session_set::{Context, OutputFull, SessionSet};
+use crate::super_packet::SuperPacket;
 
 /// One batch of packets on its way.
 pub(super) struct Overlay<'a> {
@@ -52,23 +54,29 @@ impl Run {
         }
     }
 
-    fn mtu(&self, packet: &IpPacket) -> usize {
-        match packet.family() {
+    fn mtu(&self, family: Family) -> usize {
+        match family {
             Family::Ipv4 => self.mtu_ipv4,
             Family::Ipv6 => self.mtu_ipv6,
         }
     }
 
-    /// Why a packet cannot be sent to the peer at all, and what its sender is told.
-    fn refusal(&self, packet: &IpPacket, bytes: &[u8]) -> Option<(DropReason, Option<IcmpError>)> {
+    /// Why a packet, of which the longest segment has so many bytes, cannot be sent to the peer at
+    /// all, and what its sender is told.
+    fn refusal(
+        &self,
+        packet: &IpPacket,
+        longest: usize,
+        bytes: &[u8],
+    ) -> Option<(DropReason, Option<IcmpError>)> {
         if packet.is_source_routed {
             return Some((DropReason::SourceRouted, Some(IcmpError::Unreachable)));
         }
         if self.endpoint.is_none() {
             return Some((DropReason::NoEndpoint, Some(IcmpError::Unreachable)));
         }
-        let mtu = self.mtu(packet);
-        if packet.length <= mtu {
+        let mtu = self.mtu(packet.family());
+        if longest <= mtu {
             return None;
         }
         // IPv4 that may be fragmented is fragmented by the kernel, by the route's MTU. It is too
@@ -81,6 +89,13 @@ impl Run {
             is_told.then_some(IcmpError::TooBig(mtu)),
         ))
     }
+}
+
+/// Bytes that a packet of so many is sent with.
+//= WireGuard §5.4.6
+/// Padded to 16 bytes, but never beyond what the path takes in one piece.
+fn padded(length: usize, mtu: usize) -> usize {
+    length.next_multiple_of(PADDING).min(mtu).max(length)
 }
 
 impl Overlay<'_> {
@@ -138,9 +153,19 @@ impl Overlay<'_> {
                 break;
             }
             last = Some(packet.destination);
-            if let Some((reason, error)) = run.refusal(&packet, bytes) {
+            let Ok(cut) = packets.cut(packet.length) else {
+                set.traffic.drops += 1;
+                context.counters.drop(DropReason::MalformedInner);
+                packets.consume(1);
+                continue;
+            };
+            let longest = cut.map_or(packet.length, |cut| cut.longest());
+            let bytes = packets.packet().unwrap_or_default();
+            if let Some((reason, error)) = run.refusal(&packet, longest, bytes) {
                 set.traffic.drops += 1;
                 self.refuse(context.counters, reason, error, &packet, bytes);
+            } else if let Some(cut) = cut {
+                self.send_segments(set, &context, &run, &cut, packets)?;
             } else {
                 self.send_packet(set, &context, &run, &packet, packets)?;
             }
@@ -164,6 +189,50 @@ impl Overlay<'_> {
         Ok(false)
     }
 
+    /// Encrypts the segments of the next packet that are left, or lets them wait for a session.
+    fn send_segments(
+        &mut self,
+        set: &mut SessionSet,
+        context: &Context<'_>,
+        run: &Run,
+        cut: &SuperPacket,
+        packets: &mut OverlayBatch,
+    ) -> Result<(), OutputFull> {
+        let send = &mut *self.send;
+        let ecn = packets.packet().map_or_else(Ecn::default, Ecn::of);
+        let mtu = run.mtu(cut.family());
+        let room = (padded(cut.longest(), mtu) + DATA_OVERHEAD).max(HANDSHAKE_ROOM);
+        while packets.segment() < cut.count() {
+            if !send.has_room(room) {
+                return Err(OutputFull);
+            }
+            let sent = packets.with_padded_segment(
+                cut,
+                |length| padded(length, mtu),
+                |segment, length| {
+                    let way = run.sender.zip(run.endpoint);
+                    let sent = way.and_then(|(sender, endpoint)| {
+                        let sent = set.send(context.now, sender, segment, send.room())?;
+                        Some((endpoint, sent))
+                    });
+                    if sent.is_none() {
+                        set.enqueue(context, &segment[..length]);
+                    }
+                    sent.map(|(endpoint, sent)| (endpoint, sent, length))
+                },
+            );
+            packets.consume_segment();
+            if let Some(Some((endpoint, sent, length))) = sent {
+                send.append(context.lane, endpoint, ecn, sent);
+                set.traffic.sent_packets += 1;
+                set.traffic.sent_bytes += length as u64;
+            } else {
+                set.initiate(context, send, None)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Encrypts the next packet, or lets it wait for a session.
     fn send_packet(
         &mut self,
@@ -175,18 +244,16 @@ impl Overlay<'_> {
     ) -> Result<(), OutputFull> {
         let send = &mut *self.send;
         if let (Some(sender), Some(endpoint)) = (run.sender, run.endpoint) {
-            //= WireGuard §5.4.6
-            // Padded to 16 bytes, but never beyond what the path takes in one piece.
-            let padded = packet.length.next_multiple_of(PADDING).min(run.mtu(packet));
-            let padded = padded.max(packet.length);
+            let padded = padded(packet.length, run.mtu(packet.family()));
             if !send.has_room((padded + DATA_OVERHEAD).max(HANDSHAKE_ROOM)) {
                 return Err(OutputFull);
             }
             let sent = packets.with_padded_packet(packet.length, padded, |bytes| {
-                set.send(context.now, sender, bytes, send.room())
+                let sent = set.send(context.now, sender, bytes, send.room());
+                sent.map(|length| (length, Ecn::of(bytes)))
             });
-            if let Some(Some(length)) = sent {
-                send.commit_front(context.lane, endpoint, length);
+            if let Some(Some((length, ecn))) = sent {
+                send.append(context.lane, endpoint, ecn, length);
                 set.traffic.sent_packets += 1;
                 set.traffic.sent_bytes += packet.length as u64;
                 return Ok(());

@@ -1,11 +1,12 @@
 //! From the underlay: find the session, decrypt, check the source.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::batch::{OverlayBatch, UnderlayBatch};
 use crate::device::Device;
 use crate::drop_reason::DropReason;
+use crate::ecn::Ecn;
 use crate::ip_packet::IpPacket;
 use crate::message::Message;
 use crate::noise::{CookieCheck, HANDSHAKE_ROOM, Received};
@@ -143,14 +144,20 @@ impl<'a> Underlay<'a> {
             datagrams.consume_segment();
             return Ok(());
         };
+        let mut last_source = None;
         while let Some((datagram, bytes)) = datagrams.segment() {
-            let source = datagram.endpoint;
+            let outer = Outer {
+                source: datagram.endpoint,
+                ecn: datagram.ecn,
+            };
+            let source = outer.source;
             let is_of_run = |receiver: u32| {
                 datagram.lane == owner.lane && device.indices.owner(receiver) == Ok(owner)
             };
             let handled = match Message::parse(bytes) {
                 Some(Message::Data { receiver }) if is_of_run(receiver) => {
-                    self.handle_data(set, &context, bytes, receiver, source)?
+                    let last_source = &mut last_source;
+                    self.handle_data(set, &context, bytes, receiver, outer, last_source)?
                 }
                 Some(Message::Response { receiver }) if is_of_run(receiver) => {
                     self.handle_response(set, &context, bytes, receiver, source)?
@@ -195,31 +202,66 @@ impl<'a> Underlay<'a> {
         context: &Context<'_>,
         message: &[u8],
         receiver: u32,
-        source: SocketAddr,
+        outer: Outer,
+        last_source: &mut Option<IpAddr>,
     ) -> Handled {
         if !self.deliver.has_room(message.len()) {
             return Err(OutputFull);
         }
-        match set.receive(context, message, receiver, source, self.deliver.room()) {
+        match set.receive(
+            context,
+            message,
+            receiver,
+            outer.source,
+            self.deliver.room(),
+        ) {
             Err(reason) => Ok(Err(reason)),
             Ok(Received::Keepalive) => Ok(Ok(())),
             Ok(Received::Malformed) => Ok(Err(DropReason::MalformedInner)),
             Ok(Received::Packet(length)) => {
-                let Some(packet) = IpPacket::parse(&self.deliver.room()[..length]) else {
-                    return Ok(Err(DropReason::MalformedInner));
-                };
-                // Cryptokey routing: the most specific owner of the source is this peer.
-                if self.table.owner(packet.source) != Some(context.peer.state.ordinal) {
-                    return Ok(Err(DropReason::SourceNotAllowed));
+                let delivered = self.deliver(context, length, outer.ecn, last_source);
+                if let Ok(bytes) = delivered {
+                    set.traffic.received_packets += 1;
+                    set.traffic.received_bytes += bytes as u64;
                 }
-                if packet.is_source_routed {
-                    return Ok(Err(DropReason::SourceRouted));
-                }
-                self.deliver.commit_front(packet.length);
-                set.traffic.received_packets += 1;
-                set.traffic.received_bytes += packet.length as u64;
-                Ok(Ok(()))
+                Ok(delivered.map(|_| ()))
             }
         }
     }
+
+    /// Delivers the packet at the front of the room, if its peer may send it; returns its length.
+    fn deliver(
+        &mut self,
+        context: &Context<'_>,
+        length: usize,
+        outer: Ecn,
+        last_source: &mut Option<IpAddr>,
+    ) -> Result<usize, DropReason> {
+        let bytes = &mut self.deliver.room()[..length];
+        let packet = IpPacket::parse(bytes).ok_or(DropReason::MalformedInner)?;
+        // Cryptokey routing: the most specific owner of the source is this peer.
+        if *last_source != Some(packet.source) {
+            if self.table.owner(packet.source) != Some(context.peer.state.ordinal) {
+                return Err(DropReason::SourceNotAllowed);
+            }
+            *last_source = Some(packet.source);
+        }
+        if packet.is_source_routed {
+            return Err(DropReason::SourceRouted);
+        }
+        let inner = Ecn::of(bytes);
+        let leaving = inner.leaving(outer).ok_or(DropReason::Congested)?;
+        if leaving != inner {
+            leaving.set(bytes);
+        }
+        self.deliver.append(packet.length);
+        Ok(packet.length)
+    }
+}
+
+/// What the outer headers of a datagram say.
+#[derive(Clone, Copy)]
+struct Outer {
+    source: SocketAddr,
+    ecn: Ecn,
 }

@@ -17,4 +17,5 @@ mod robustness;
 mod routing;
 mod simulation;
 mod steady_state;
+mod super_packets;
 mod traps;

@@ -1,0 +1,222 @@
+//! Packets of one flow that follow each other become one for the kernel: what its own receive
+//! offload does, by the same rules.
+//!
+//! Only a packet that a router may merge is merged: the kernel makes the same packets of it again.
+//! Only the last packet of a batch grows, so that the order of a flow stays what it is.
+
+use crate::checksum::Sum;
+use crate::ip_packet::{IPV4_HEADER, IPV6_HEADER};
+use crate::transport_header::{
+    CWR, FIN, PSH, RST, SYN, Transport, URG, identification, put, set_length,
+};
+use crate::vnet_header::{PartialChecksum, Segmentation, Segments, VnetHeader};
+
+/// The longest packet: IPv4's length field has 16 bits, and IPv6's payload, which is shorter by a
+/// header, is bounded alike for simplicity.
+const LENGTH_MAX: usize = 65_535;
+
+/// Datagrams of one packet at most, as in the kernel (`UDP_GRO_CNT_MAX`).
+const DATAGRAMS_MAX: usize = 64;
+
+/// Which protocols are merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coalescing {
+    /// TCP segments.
+    pub tcp: bool,
+    /// UDP datagrams.
+    pub udp: bool,
+}
+
+/// The last packet of a batch, while it may grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Growing {
+    transport: Transport,
+    /// Where the transport header begins.
+    start: usize,
+    /// Bytes of all headers.
+    headers: usize,
+    /// Bytes of payload of each segment but the last.
+    size: usize,
+    /// Bytes of payload of all segments.
+    payload: usize,
+    /// Segments.
+    count: usize,
+    /// A segment was shorter, or asked for delivery: nothing may follow it.
+    is_complete: bool,
+}
+
+impl Growing {
+    /// A packet that others may follow; none when nothing may.
+    pub(crate) fn new(packet: &[u8], coalescing: Coalescing) -> Option<Self> {
+        let (transport, start) = transport(packet)?;
+        let is_wanted = match transport {
+            Transport::Tcp => coalescing.tcp,
+            Transport::Udp => coalescing.udp,
+        };
+        if !is_wanted {
+            return None;
+        }
+        let header = packet.get(start..)?;
+        let headers = start + transport.header_length(header)?;
+        let payload = packet.len() - headers;
+        let may_be_followed = match transport {
+            Transport::Tcp => header[13] & (FIN | SYN | RST | PSH | URG) == 0,
+            Transport::Udp => is_whole_datagram(header),
+        };
+        (payload > 0 && may_be_followed).then_some(Self {
+            transport,
+            start,
+            headers,
+            size: payload,
+            payload,
+            count: 1,
+            is_complete: false,
+        })
+    }
+
+    /// Whether `next`, a whole packet, follows `packet`, which has grown so far, as a router would
+    /// have it: then its payload is to be appended, which begins at the returned offset.
+    pub(crate) fn take(&mut self, packet: &mut [u8], next: &[u8]) -> Option<usize> {
+        let payload = next.len().checked_sub(self.headers)?;
+        let fits = !self.is_complete
+            && payload > 0
+            && payload <= self.size
+            && self.headers + self.payload + payload <= LENGTH_MAX;
+        if !fits || !self.is_same_path(packet, next) {
+            return None;
+        }
+        let flags = match self.transport {
+            Transport::Tcp => self.follows_tcp(packet, next)?,
+            Transport::Udp => self.follows_udp(packet, next).then_some(0)?,
+        };
+        // A wrong checksum is the receiver's to see: the kernel would make a right one of it.
+        if !self.is_valid(next) || (self.count == 1 && !self.is_valid(packet)) {
+            return None;
+        }
+        if self.transport == Transport::Tcp {
+            packet[self.start + 13] |= flags & (FIN | PSH);
+        }
+        self.is_complete = payload < self.size || flags & (FIN | PSH) != 0;
+        self.payload += payload;
+        self.count += 1;
+        Some(self.headers)
+    }
+
+    /// Whether IP headers are equal in all that a router looks at.
+    fn is_same_path(&self, packet: &[u8], next: &[u8]) -> bool {
+        if transport(next) != Some((self.transport, self.start)) {
+            return false;
+        }
+        if packet[0] >> 4 != 4 {
+            // All but the payload's length.
+            return packet[..4] == next[..4] && packet[6..IPV6_HEADER] == next[6..IPV6_HEADER];
+        }
+        //= RFC 6864 §4.1
+        // Where fragmentation is ruled out the identification has no meaning.
+        let is_next = packet[6] & DONT_FRAGMENT != 0 || {
+            #[expect(clippy::cast_possible_truncation, reason = "fewer than 2^16 segments")]
+            let expected = identification(packet).wrapping_add(self.count as u16);
+            identification(next) == expected
+        };
+        packet[..2] == next[..2]
+            && packet[6..10] == next[6..10]
+            && packet[12..IPV4_HEADER] == next[12..IPV4_HEADER]
+            && is_next
+    }
+
+    /// The flags of the next TCP segment, if it is the next.
+    fn follows_tcp(&self, packet: &[u8], next: &[u8]) -> Option<u8> {
+        let (tcp, next) = (&packet[self.start..self.headers], &next[self.start..]);
+        let sequence = |tcp: &[u8]| u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let expected = sequence(tcp).wrapping_add(u32::try_from(self.payload).ok()?);
+        let flags = next[13];
+        // FIN and PSH end a run; CWR may begin one; nothing else differs.
+        let differing = (tcp[13] ^ flags) & !(FIN | PSH | CWR);
+        let follows = self.transport.header_length(next)? == tcp.len()
+            && sequence(next) == expected
+            && flags & (SYN | RST | URG | CWR) == 0
+            && differing == 0
+            // Ports; acknowledged; length of the header and reserved bits; window; urgent pointer
+            // and options.
+            && tcp[..4] == next[..4]
+            && tcp[8..13] == next[8..13]
+            && tcp[14..16] == next[14..16]
+            && tcp[18..] == next[18..tcp.len()];
+        follows.then_some(flags)
+    }
+
+    fn follows_udp(&self, packet: &[u8], next: &[u8]) -> bool {
+        let (udp, next) = (&packet[self.start..], &next[self.start..]);
+        self.count < DATAGRAMS_MAX && udp[..4] == next[..4] && is_whole_datagram(next)
+    }
+
+    fn is_valid(&self, packet: &[u8]) -> bool {
+        let (header, transport) = packet.split_at(self.start);
+        let has_valid_header = packet[0] >> 4 != 4 || Sum::default().add(header).is_valid();
+        let sum = self.transport.pseudo_header(packet, transport.len());
+        has_valid_header && sum.add(transport).is_valid()
+    }
+
+    /// Ends the growth of `packet`, all of its segments in it, and says what the kernel is told.
+    pub(crate) fn finish(&self, packet: &mut [u8]) -> VnetHeader {
+        if self.count == 1 {
+            return VnetHeader::default();
+        }
+        let length = packet.len();
+        let identification = identification(packet);
+        set_length(packet, length, identification);
+        let kind = match (self.transport, packet[0] >> 4) {
+            (Transport::Tcp, 4) => Segmentation::TcpOverIpv4,
+            (Transport::Tcp, _) => Segmentation::TcpOverIpv6,
+            (Transport::Udp, _) => Segmentation::Udp,
+        };
+        if self.transport == Transport::Udp {
+            put(packet, self.start + 4, length - self.start);
+        }
+        let offset = self.transport.checksum_offset();
+        let field = self.start + offset;
+        let sum = self.transport.pseudo_header(packet, length - self.start);
+        packet[field..field + 2].copy_from_slice(&sum.folded());
+        let word = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+        VnetHeader {
+            checksum: Some(PartialChecksum {
+                start: word(self.start),
+                offset: word(offset),
+            }),
+            segments: Some(Segments {
+                kind,
+                size: word(self.size),
+                header_length: word(self.headers),
+                has_cwr: self.transport == Transport::Tcp && packet[self.start + 13] & CWR != 0,
+            }),
+        }
+    }
+}
+
+/// IPv4's flag that rules out fragmentation, and the bits that make a packet a fragment.
+const DONT_FRAGMENT: u8 = 0x40;
+const FRAGMENT: u8 = 0x3f;
+
+/// Transport protocol of a packet and where its header begins; none behind options, extension
+/// headers or in a fragment.
+fn transport(packet: &[u8]) -> Option<(Transport, usize)> {
+    match packet.first()? {
+        0x45 => {
+            let header = packet.first_chunk::<IPV4_HEADER>()?;
+            let is_fragment = header[6] & FRAGMENT != 0 || header[7] != 0;
+            let transport = Transport::from_number(header[9])?;
+            (!is_fragment).then_some((transport, IPV4_HEADER))
+        }
+        first if first >> 4 == 6 => {
+            let header = packet.first_chunk::<IPV6_HEADER>()?;
+            Some((Transport::from_number(header[6])?, IPV6_HEADER))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a UDP header is that of all bytes that are there, and has a checksum.
+fn is_whole_datagram(udp: &[u8]) -> bool {
+    let word = |at: usize| usize::from(u16::from_be_bytes([udp[at], udp[at + 1]]));
+    udp.len() >= 8 && word(4) == udp.len() && word(6) != 0
+}

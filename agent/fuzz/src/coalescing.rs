@@ -1,0 +1,128 @@
+//! Packets that follow each other, from a peer, and what they are joined to.
+//!
+//! Each packet is a byte, of which the lowest bit says that its checksums are made right, two bytes
+//! for its length, and its bytes.
+
+use podwire_dataplane::batch::ROOM_MIN;
+use podwire_dataplane::{Coalescing, OverlayBatch};
+
+use crate::inner_packet::InnerPacket;
+use crate::input::Input;
+
+/// Packets of one input.
+const PACKETS_MAX: usize = 128;
+
+/// One input.
+pub fn one(data: &[u8]) {
+    let mut input = Input::new(data);
+    let mut batch = OverlayBatch::with_capacity(8 * ROOM_MIN, PACKETS_MAX);
+    batch.set_coalescing(Coalescing {
+        tcp: true,
+        udp: true,
+    });
+    let mut packets = Vec::new();
+    while packets.len() < PACKETS_MAX && !input.is_empty() {
+        let is_repaired = input.byte() & 1 > 0;
+        // As the device does, which delivers nothing else.
+        let Some(packet) = InnerPacket::new(input.sized()) else {
+            continue;
+        };
+        let mut bytes = packet.bytes.to_vec();
+        if is_repaired {
+            // No mutation would ever find a right checksum.
+            repair(&mut bytes);
+        }
+        batch.room()[..bytes.len()].copy_from_slice(&bytes);
+        batch.append(bytes.len());
+        packets.push(bytes);
+    }
+    let mut found = Vec::new();
+    for (packet, bytes) in batch.iter() {
+        if packet.vnet_header.segments.is_none() {
+            assert!(packet.vnet_header.checksum.is_none(), "untouched");
+            found.push(bytes.to_vec());
+            continue;
+        }
+        let before = found.len();
+        let header = packet.vnet_header;
+        header.each_segment(bytes, |segment| found.push(segment.to_vec()));
+        assert!(found.len() > before + 1, "joined of several");
+    }
+    assert_eq!(found.len(), packets.len(), "none is lost or added");
+    for (found, packet) in found.iter_mut().zip(&mut packets) {
+        normalise(found, packet);
+        assert_eq!(found, packet, "the kernel makes the same of it again");
+    }
+}
+
+/// Makes the checksums of a packet without options or extension headers right.
+fn repair(packet: &mut [u8]) {
+    let (start, protocol, addresses) = match packet[0] {
+        0x45 => (20, packet[9], 12..20),
+        first if first >> 4 == 6 => (40, packet[6], 8..40),
+        _ => return,
+    };
+    let at = match protocol {
+        6 => start + 16,
+        17 => start + 6,
+        _ => return,
+    };
+    if packet.len() < at + 2 {
+        return;
+    }
+    if start == 20 {
+        packet[10..12].fill(0);
+        let checksum = !sum(&packet[..20]);
+        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+    packet[at..at + 2].fill(0);
+    let length = u16::try_from(packet.len() - start).unwrap_or(u16::MAX);
+    let mut summed = packet[addresses].to_vec();
+    summed.extend([0, protocol]);
+    summed.extend(length.to_be_bytes());
+    summed.extend_from_slice(&packet[start..]);
+    let checksum = match !sum(&summed) {
+        0 if protocol == 17 => 0xffff,
+        checksum => checksum,
+    };
+    packet[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// RFC 1071 section 4.1.
+fn sum(bytes: &[u8]) -> u16 {
+    let words = bytes
+        .chunks(2)
+        .map(|word| u32::from(word[0]) << 8 | word.get(1).copied().map_or(0, u32::from));
+    let mut sum: u32 = words.sum();
+    while sum >> 16 > 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    u16::try_from(sum).unwrap_or(u16::MAX)
+}
+
+/// What has no meaning may differ: the identification of a packet that may not be fragmented (RFC
+/// 6864 section 4.1), with the header's checksum over it; and zero as a sum has two forms.
+fn normalise(found: &mut [u8], packet: &mut [u8]) {
+    if found == packet || found.len() != packet.len() {
+        return;
+    }
+    for bytes in [found, packet] {
+        let start = match bytes[0] >> 4 {
+            4 if bytes[6] & 0x40 != 0 => {
+                bytes[4..6].fill(0);
+                bytes[10..12].fill(0);
+                20
+            }
+            4 => 20,
+            _ => 40,
+        };
+        let at = start + 16;
+        let is_tcp = bytes[if start == 20 { 9 } else { 6 }] == 6;
+        if is_tcp && bytes[at..at + 2] == [0xff, 0xff] {
+            bytes[at..at + 2].fill(0);
+        }
+        if bytes[0] >> 4 == 4 && bytes[10..12] == [0xff, 0xff] {
+            bytes[10..12].fill(0);
+        }
+    }
+}
