@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::config::LANES_MAX;
+use crate::transport::Offload;
 
 /// WireGuard-encrypted pod-to-pod traffic between Kubernetes nodes.
 #[derive(Debug, Parser)]
@@ -105,6 +106,16 @@ pub(crate) struct RunArgs {
         value_parser = socket_address
     )]
     pub(crate) metrics_address: SocketAddr,
+    /// What the kernel does for many packets at once, NAME=on or NAME=off: tun-gso, tun-gro,
+    /// udp-gso, udp-gro. All are on, and given up one by one where the kernel refuses them.
+    #[arg(
+        long,
+        env = "PODWIRE_OFFLOAD",
+        value_name = "NAME=SWITCH",
+        value_delimiter = ',',
+        value_parser = offload
+    )]
+    pub(crate) offload: Vec<(Offload, bool)>,
     /// What is logged: a level (error, warn, info, debug, trace, off), and TARGET=LEVEL for parts,
     /// separated by commas.
     #[arg(
@@ -154,6 +165,22 @@ pub(crate) struct CleanupArgs {
 fn cidr(text: &str) -> Result<IpNet, &'static str> {
     let expected = "expected ADDRESS/LENGTH, such as 10.244.0.0/16 or fd00:10:244::/48";
     text.parse().map_err(|_| expected)
+}
+
+fn offload(text: &str) -> Result<(Offload, bool), String> {
+    let switch = text.split_once('=').and_then(|(name, switch)| {
+        let mut all = Offload::ALL.into_iter();
+        let offload = all.find(|offload| offload.as_str() == name)?;
+        match switch {
+            "on" => Some((offload, true)),
+            "off" => Some((offload, false)),
+            _ => None,
+        }
+    });
+    switch.ok_or_else(|| {
+        let names = Offload::ALL.map(Offload::as_str).join(", ");
+        format!("expected NAME=on or NAME=off with one of the names {names}")
+    })
 }
 
 fn lanes(text: &str) -> Result<usize, String> {
@@ -233,6 +260,8 @@ mod tests {
             ("--mode", "plaintext", "host-network"),
             ("--host-network-peers", "yes", "refuse"),
             ("--log-format", "xml", "json"),
+            ("--offload", "tun-gso", "NAME=on or NAME=off"),
+            ("--offload", "gso=off", "tun-gso, tun-gro, udp-gso, udp-gro"),
         ] {
             let error = CommandLine::try_parse_from(["podwire-agent", "run", flag, value]);
             let error = error.expect_err("refused").to_string();

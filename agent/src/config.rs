@@ -9,6 +9,7 @@ use podwire_core::node::{InvalidNodeName, NodeName};
 
 use crate::admin::SOCKET_NAME;
 use crate::args::{HostNetworkPeersArg, ModeArg, RunArgs};
+use crate::transport::Offloads;
 
 /// Most lanes a node has: beyond eight cores one pair of nodes is limited by its NIC (DESIGN.md
 /// section 6).
@@ -49,6 +50,7 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) metrics_address: SocketAddr,
+    pub(crate) offloads: Offloads,
 }
 
 /// A flag whose value parses but cannot be meant.
@@ -124,6 +126,7 @@ impl Config {
             state_dir,
             run_dir,
             metrics_address,
+            offload,
             log: _,
             log_format: _,
         } = args;
@@ -149,6 +152,10 @@ impl Config {
             (Some(HostNetworkPeersArg::Allow), _)
             | (None, ModeArg::Auto | ModeArg::HostNetwork) => HostNetworkPeers::Allow,
         };
+        let mut offloads = Offloads::default();
+        for (name, is_wanted) in offload {
+            offloads.set(name, is_wanted);
+        }
         Ok(Self {
             node_name,
             directory,
@@ -165,6 +172,7 @@ impl Config {
             state_dir,
             run_dir,
             metrics_address,
+            offloads,
         })
     }
 }

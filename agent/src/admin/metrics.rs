@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use super::{Shown, peers};
 use crate::control::refusals::Reason;
 use crate::control::status::{PeerRow, Status};
+use crate::transport::Offload;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PeerLabels {
@@ -28,6 +29,12 @@ struct ReasonLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ObstacleLabel {
     what: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OffloadLabels {
+    offload: &'static str,
+    refused: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -52,6 +59,7 @@ pub(super) fn text(shown: &Shown, now: Instant) -> String {
             ConstCounter::new(*count),
         );
     }
+    register_offloads(&mut registry, shown);
     register_control(&mut registry, &status);
     register_obstacles(&mut registry, &status);
     register_refusals(&mut registry, &status);
@@ -122,6 +130,28 @@ fn register_handshakes(registry: &mut Registry, shown: &Shown) {
     registry.register(
         "handshake_messages",
         "Handshake messages, by kind and direction",
+        family,
+    );
+}
+
+/// One that the kernel refuses costs speed and nothing else, so nothing but this tells of it.
+fn register_offloads(registry: &mut Registry, shown: &Shown) {
+    let Some(offloads) = shown.offloads.load_full() else {
+        return;
+    };
+    let family = Family::<OffloadLabels, Gauge>::default();
+    for offload in Offload::ALL {
+        let was_refused = offloads.was_refused(offload);
+        let labels = OffloadLabels {
+            offload: offload.as_str(),
+            refused: if was_refused { "true" } else { "false" },
+        };
+        let is_used = i64::from(offloads.has(offload));
+        family.get_or_create(&labels).set(is_used);
+    }
+    registry.register(
+        "offload",
+        "1 while the offload is in use; whether the kernel has refused it",
         family,
     );
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use crate::control::status::Status;
-use crate::transport::Counter;
+use crate::transport::{Counter, OffloadsInUse};
 
 pub use server::routes;
 pub(crate) use server::{serve_metrics, serve_socket};
@@ -38,6 +38,8 @@ pub(crate) struct Shown {
     pub(crate) guard: ArcSwap<GuardCounts>,
     /// The transport's counters, summed over the lanes, as of the last housekeeping.
     pub(crate) transport: ArcSwap<Vec<(Counter, u64)>>,
+    /// What the kernel does for many packets at once, once the data plane runs.
+    pub(crate) offloads: ArcSwapOption<OffloadsInUse>,
     /// The kernel state that the last pass brought about.
     pub(crate) kernel: ArcSwap<Kernel>,
     /// Peers whose packets have no way to go.

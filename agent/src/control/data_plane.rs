@@ -9,7 +9,9 @@ use podwire_dataplane::{Device, DeviceConfig, HANDSHAKES_PER_SECOND};
 use tracing::{debug, info};
 
 use crate::state::SentStamps;
-use crate::transport::{Counter, EventQueue, LaneSockets, Transport, TunDevice};
+use crate::transport::{
+    Counter, EventQueue, LaneSockets, Offloads, OffloadsInUse, Transport, TunDevice,
+};
 
 /// What a data plane is made of.
 pub(super) struct DataPlaneInputs<'a> {
@@ -23,6 +25,8 @@ pub(super) struct DataPlaneInputs<'a> {
     pub(super) listen_port: u16,
     /// Nobody can reach this node unasked.
     pub(super) keeps_open: bool,
+    /// What the kernel shall do for many packets at once.
+    pub(super) offloads: Offloads,
 }
 
 /// The running data plane.
@@ -31,6 +35,7 @@ pub(super) struct DataPlane {
     device: Arc<Device>,
     transport: Transport,
     events: Arc<EventQueue>,
+    offloads: Arc<OffloadsInUse>,
     name: String,
     lanes: usize,
     /// Whether the TUN device was opened after the plan that asks for it was made.
@@ -42,7 +47,8 @@ impl DataPlane {
     pub(super) fn start(inputs: DataPlaneInputs<'_>) -> anyhow::Result<Self> {
         let lanes = inputs.keys.len();
         let sockets = LaneSockets::bind_lanes(inputs.listen_port, lanes)?;
-        let tun = TunDevice::open(inputs.device, lanes)?;
+        let offloads = Arc::new(OffloadsInUse::new(inputs.offloads));
+        let tun = TunDevice::open(inputs.device, lanes, &offloads)?;
         let mut seed = [0; 8];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
             .context("the operating system gives no random bytes")?;
@@ -54,7 +60,7 @@ impl DataPlane {
             keeps_open: inputs.keeps_open,
             seed: u64::from_ne_bytes(seed),
         })?;
-        let transport = Transport::start(&device, tun, sockets)?;
+        let transport = Transport::start(&device, tun, sockets, &offloads)?;
         info!(
             lanes,
             port = inputs.listen_port,
@@ -63,6 +69,7 @@ impl DataPlane {
         );
         Ok(Self {
             events: transport.events(),
+            offloads,
             device,
             transport,
             name: inputs.device.to_owned(),
@@ -74,6 +81,11 @@ impl DataPlane {
     /// The WireGuard device.
     pub(super) const fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// What the kernel does for many packets at once.
+    pub(super) const fn offloads(&self) -> &Arc<OffloadsInUse> {
+        &self.offloads
     }
 
     /// The initiations so far: peers remember the stamp of each.
@@ -116,8 +128,8 @@ impl DataPlane {
         if std::mem::replace(&mut self.fresh, false) {
             return Ok(());
         }
-        self.transport
-            .replace_tun(TunDevice::open(&self.name, self.lanes)?);
+        let tun = TunDevice::open(&self.name, self.lanes, &self.offloads)?;
+        self.transport.replace_tun(tun);
         debug!(device = self.name, "made the lost device anew");
         Ok(())
     }

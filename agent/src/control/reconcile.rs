@@ -281,11 +281,14 @@ impl Agent {
                 device: &self.config.device,
                 listen_port: self.config.listen_port,
                 keeps_open: !self.config.publish_endpoint,
+                offloads: self.config.offloads,
             })?;
             if has_predecessor {
                 started.device().succeed(Instant::now());
             }
             self.shown.device.store(Some(Arc::clone(started.device())));
+            let offloads = Arc::clone(started.offloads());
+            self.shown.offloads.store(Some(offloads));
             self.data_plane = Some(started);
         }
         self.tell_peers(mesh, underlay);

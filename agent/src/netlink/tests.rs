@@ -18,7 +18,7 @@ use self::namespace::{Namespace, ip, nft, set, setting, up};
 use super::cleanup::Removed;
 use super::route::Routes;
 use super::{Error, Netlink, Watch};
-use crate::transport::TunDevice;
+use crate::transport::{Offloads, OffloadsInUse, TunDevice};
 
 const DEVICE: &str = "podwire0";
 
@@ -419,7 +419,8 @@ fn a_device_that_a_process_reads_is_told_from_one_that_was_left() {
         let mut netlink = Netlink::open(DEVICE).expect("a socket");
         netlink.observe().await.expect("observed");
         assert!(netlink.device_in_use().is_none(), "nobody reads it");
-        let reader = TunDevice::open(DEVICE, 2).expect("attached");
+        let reader =
+            TunDevice::open(DEVICE, 2, &OffloadsInUse::new(Offloads::default())).expect("attached");
         netlink.observe().await.expect("observed");
         let error = netlink.device_in_use().expect("in use");
         assert!(error.to_string().contains("another process"), "{error}");

@@ -29,11 +29,11 @@ counters! {
     DatagramsSent = "datagrams_sent",
     /// Their bytes.
     DatagramBytesSent = "datagram_bytes_sent",
-    /// Inner packets read from the TUN queue.
+    /// Inner packets read from the TUN queue; one that is to be cut is one.
     PacketsRead = "packets_read",
     /// Their bytes.
     PacketBytesRead = "packet_bytes_read",
-    /// Inner packets that the kernel took from the TUN queue.
+    /// Inner packets that the kernel took from the TUN queue; one that was joined is one.
     PacketsWritten = "packets_written",
     /// Their bytes.
     PacketBytesWritten = "packet_bytes_written",
@@ -75,6 +75,8 @@ counters! {
     WriteMalformed = "write_malformed",
     /// Fault: a packet could not be written for another reason.
     WriteFailed = "write_failed",
+    /// Fault: the kernel gave a packet with a kind of segmentation that it was not asked for.
+    ReadMalformed = "read_malformed",
     /// Fault: the kernel failed to read a packet.
     ReadFailed = "read_failed",
     /// Fault: the device was deleted while the lane ran.
@@ -98,6 +100,7 @@ impl Counter {
                 | Self::WriteNoBuffers
                 | Self::WriteMalformed
                 | Self::WriteFailed
+                | Self::ReadMalformed
         )
     }
 }

@@ -1,15 +1,15 @@
 //! The thread of one lane: receive first, then send, until there is nothing left; then wait.
 
 mod poller;
+mod sending;
 
-use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use podwire_dataplane::batch::ROOM_MIN;
-use podwire_dataplane::{Lane, OverlayBatch, UnderlayBatch};
+use podwire_dataplane::batch::{ROOM_MIN, SEGMENTS_MAX};
+use podwire_dataplane::{Coalescing, Lane, OverlayBatch, Packet, UnderlayBatch, VnetHeader};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use tracing::debug;
@@ -17,7 +17,9 @@ use tracing::debug;
 use self::poller::{Poller, Ready, Source};
 use super::counters::{Counter, Counters};
 use super::events::EventQueue;
-use super::udp::{self, Family, LaneSockets, Sent};
+use super::offload::{Offload, OffloadsInUse};
+use super::tun::TunQueue;
+use super::udp::{self, Family, LaneSockets};
 use super::{NumberedQueue, Shared};
 
 /// Longest time between two ticks of the lane: boringtun reads the clock only then (reference/
@@ -28,15 +30,16 @@ const TICK_INTERVAL: Duration = Duration::from_millis(250);
 /// their turn; a full call is 32 datagrams.
 const RECEIVE_CALLS_MAX: usize = 4;
 
-/// Packets read in one round: as many as fill one `sendmmsg(2)` twice over.
-const PACKETS_MAX: usize = 64;
+/// Packets read in one round: as many as fill one train.
+const PACKETS_MAX: usize = SEGMENTS_MAX;
 
-/// Bytes of a batch of packets: [`PACKETS_MAX`] of an Ethernet's size and room for the longest one.
-const PACKET_BATCH_BYTES: usize = PACKETS_MAX * 1500 + ROOM_MIN;
+/// Bytes of a batch of packets: the longest eight times. With fewer, trains are shorter; with more,
+/// they no longer fit a processor's own cache.
+const PACKET_BATCH_BYTES: usize = 8 * ROOM_MIN;
 
 /// Bytes and descriptors of the batches that the lane fills: one call of the dataplane on a full
-/// batch rarely has to be repeated.
-const OUTPUT_BYTES: usize = 4 * ROOM_MIN;
+/// batch, with what encryption adds, rarely has to be repeated.
+const OUTPUT_BYTES: usize = 9 * ROOM_MIN;
 const OUTPUT_DESCRIPTORS: usize = 128;
 
 /// How soon a datagram is tried again when the full buffer is that of another lane's socket, which
@@ -51,6 +54,7 @@ pub(super) struct LaneThread {
     sockets: Arc<[LaneSockets]>,
     shared: Arc<Shared>,
     events: Arc<EventQueue>,
+    offloads: Arc<OffloadsInUse>,
     poller: Poller,
     tun: Option<NumberedQueue>,
     /// The sources that have something, as the last wait told.
@@ -87,6 +91,7 @@ impl LaneThread {
         sockets: Arc<[LaneSockets]>,
         shared: Arc<Shared>,
         events: Arc<EventQueue>,
+        offloads: Arc<OffloadsInUse>,
     ) -> Result<Self, Errno> {
         let mut thread = Self {
             index,
@@ -94,6 +99,7 @@ impl LaneThread {
             sockets,
             shared,
             events,
+            offloads,
             poller: Poller::new()?,
             tun: None,
             ready: Ready::default(),
@@ -108,6 +114,7 @@ impl LaneThread {
             .poller
             .watch(Source::Bell, thread.shared.bell.as_fd(), EventFlags::IN)?;
         thread.watch_what_can_be_handled()?;
+        thread.follow_offloads();
         Ok(thread)
     }
 
@@ -171,11 +178,27 @@ impl LaneThread {
         if let Some(queue) = self.shared.take_queue() {
             self.drop_tun();
             self.tun = Some(queue);
+            self.follow_offloads();
         }
         !self.shared.stopping.load(Ordering::Acquire)
     }
 
+    /// Makes trains and long packets where they are in use. One that the kernel has refused in
+    /// another lane ends here at the next tick.
+    fn follow_offloads(&mut self) {
+        let has_udp = self.tun.as_ref().is_some_and(|tun| tun.has_udp);
+        let joins = self.offloads.has(Offload::TunGro);
+        self.deliver.set_coalescing(Coalescing {
+            tcp: joins,
+            udp: joins && has_udp,
+        });
+        let trains = self.offloads.has(Offload::UdpGso);
+        self.send
+            .set_segments_max(if trains { SEGMENTS_MAX } else { 1 });
+    }
+
     fn handle_timeout(&mut self, now: Instant) {
+        self.follow_offloads();
         self.lane
             .handle_timeout(now, &mut self.send, &mut self.deliver);
         self.flush();
@@ -216,7 +239,7 @@ impl LaneThread {
                 self.count(Counter::DatagramBytesReceived, received.bytes);
                 self.count(Counter::ReceiveTruncated, received.truncated);
                 // Fewer than asked for: the next call would find nothing.
-                received.datagrams + received.truncated == udp::RECEIVE_MESSAGES
+                received.messages == udp::RECEIVE_MESSAGES
             }
             Err(Errno::AGAIN | Errno::INTR) => false,
             Err(error) => {
@@ -253,16 +276,22 @@ impl LaneThread {
     fn read_packets(&mut self) {
         self.packets.clear();
         let mut calls = 0;
-        let mut bytes = 0;
+        let (mut bytes, mut malformed) = (0, 0);
         let mut failure = None;
         if let Some(tun) = &self.tun {
             while !self.packets.is_full() {
                 calls += 1;
                 match tun.queue.read(self.packets.room()) {
-                    Ok(length) => {
+                    Ok(Some((length, vnet_header))) => {
                         bytes += length;
-                        self.packets.commit_front(length);
+                        let start = self.packets.room_start();
+                        self.packets.commit(Packet {
+                            start,
+                            length,
+                            vnet_header,
+                        });
                     }
+                    Ok(None) => malformed += 1,
                     Err(Errno::AGAIN | Errno::INTR) => break,
                     Err(error) => {
                         failure = Some(error);
@@ -274,6 +303,7 @@ impl LaneThread {
         self.count(Counter::ReadCalls, calls);
         self.count(Counter::PacketsRead, self.packets.len());
         self.count(Counter::PacketBytesRead, bytes);
+        self.count(Counter::ReadMalformed, malformed);
         match failure {
             None => {}
             Some(Errno::BADFD) => self.lose_device(),
@@ -305,15 +335,21 @@ impl LaneThread {
         let counters = &self.shared.counters;
         let mut lost = false;
         let (mut packets, mut bytes) = (0, 0);
-        for (_, packet) in self.deliver.iter() {
+        for (packet, content) in self.deliver.iter() {
             let Some(tun) = self.tun.as_ref().filter(|_| !lost) else {
                 counters.add(Counter::WriteNoDevice, 1);
                 continue;
             };
-            match tun.queue.write(packet) {
+            let mut written = tun.queue.write(&packet.vnet_header, content);
+            if written == Err(Errno::INVAL) && packet.vnet_header.segments.is_some() {
+                // Such as Linux 6.6.44, of packets whose last segment is short.
+                self.offloads.give_up(Offload::TunGro, Errno::INVAL);
+                written = write_segments(&tun.queue, packet, content);
+            }
+            match written {
                 Ok(()) => {
                     packets += 1;
-                    bytes += packet.len();
+                    bytes += content.len();
                 }
                 Err(Errno::BADFD) => {
                     lost = true;
@@ -328,98 +364,6 @@ impl LaneThread {
         if lost {
             self.lose_device();
         }
-    }
-
-    fn send_datagrams(&mut self) {
-        self.blocked = None;
-        while let Some((lane, family)) = self.next_socket() {
-            let socket = self
-                .sockets
-                .get(lane)
-                .and_then(|sockets| sockets.socket(family));
-            let Some(socket) = socket else {
-                self.count(Counter::SendNoSocket, 1);
-                self.send.consume(1);
-                continue;
-            };
-            let run = self
-                .send
-                .iter()
-                .take_while(|(d, _)| d.lane == lane && Family::of(&d.endpoint) == family);
-            let sent = socket.send(run);
-            self.count(Counter::SendCalls, 1);
-            match sent {
-                Sent::Taken(count) => {
-                    let bytes = self.send.iter().take(count).map(|(d, _)| d.length).sum();
-                    self.count(Counter::DatagramsSent, count);
-                    self.count(Counter::DatagramBytesSent, bytes);
-                    self.send.consume(count);
-                }
-                Sent::Blocked => {
-                    self.count(Counter::SendBlocked, 1);
-                    self.blocked = Some((lane, family));
-                    return;
-                }
-                Sent::Refused(error) => {
-                    self.handle_refusal(lane, family, error);
-                    self.send.consume(1);
-                }
-            }
-        }
-        self.send.clear();
-    }
-
-    /// The socket that the first datagram leaves by: lane and family.
-    fn next_socket(&self) -> Option<(usize, Family)> {
-        let (datagram, _) = self.send.iter().next()?;
-        Some((datagram.lane, Family::of(&datagram.endpoint)))
-    }
-
-    /// The kernel refused the first datagram.
-    fn handle_refusal(&mut self, lane: usize, family: Family, error: Errno) {
-        let Some((datagram, bytes)) = self.send.iter().next() else {
-            return;
-        };
-        let endpoint = datagram.endpoint;
-        let length = bytes.len();
-        if error != Errno::MSGSIZE {
-            // Expected on a network: the peer's handshake tells whether it is there.
-            debug!(lane, %endpoint, %error, "cannot send");
-            return self.count(send_fault(error), 1);
-        }
-        let path_mtu = if udp::must_fit(length) {
-            udp::path_mtu(&endpoint)
-        } else {
-            None
-        };
-        let again = match self
-            .sockets
-            .get(lane)
-            .and_then(|sockets| sockets.socket(family))
-        {
-            Some(socket) => socket.send_again(&endpoint, bytes, path_mtu),
-            None => return,
-        };
-        debug!(lane, %endpoint, length, ?path_mtu, "the path is too narrow");
-        match again {
-            Ok(()) => {
-                self.count(Counter::DatagramsSent, 1);
-                self.count(Counter::DatagramBytesSent, length);
-                self.count(
-                    Counter::DatagramsFragmented,
-                    usize::from(!udp::must_fit(length)),
-                );
-            }
-            Err(error) => self.count(send_fault(error), 1),
-        }
-        if let Some(path_mtu) = path_mtu {
-            self.tell_path_mtu(endpoint, path_mtu);
-        }
-    }
-
-    fn tell_path_mtu(&mut self, endpoint: SocketAddr, path_mtu: u32) {
-        self.lane.handle_path_mtu(endpoint, path_mtu);
-        self.events.path_mtu_changed(endpoint.ip());
     }
 
     fn lose_device(&mut self) {
@@ -444,26 +388,20 @@ impl LaneThread {
     }
 }
 
+/// Writes a joined packet as what it was made of.
+fn write_segments(queue: &TunQueue, packet: &Packet, content: &[u8]) -> Result<(), Errno> {
+    let mut written = Err(Errno::INVAL);
+    packet.vnet_header.each_segment(content, |segment| {
+        written = queue.write(&VnetHeader::default(), segment);
+    });
+    written
+}
+
 fn when(condition: bool, flags: EventFlags) -> EventFlags {
     if condition {
         flags
     } else {
         EventFlags::empty()
-    }
-}
-
-fn send_fault(error: Errno) -> Counter {
-    match error {
-        Errno::MSGSIZE => Counter::SendTooBig,
-        Errno::NETUNREACH
-        | Errno::HOSTUNREACH
-        | Errno::NETDOWN
-        | Errno::HOSTDOWN
-        | Errno::CONNREFUSED
-        | Errno::ADDRNOTAVAIL => Counter::SendUnreachable,
-        Errno::PERM | Errno::ACCESS => Counter::SendRefused,
-        Errno::NOBUFS | Errno::NOMEM => Counter::SendNoBuffers,
-        _ => Counter::SendFailed,
     }
 }
 

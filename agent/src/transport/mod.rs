@@ -13,6 +13,7 @@
 mod counters;
 mod events;
 mod lane;
+mod offload;
 #[cfg(test)]
 mod tests;
 mod tun;
@@ -31,6 +32,7 @@ use rustix::io::Errno;
 
 pub(crate) use self::counters::Counter;
 pub(crate) use self::events::EventQueue;
+pub(crate) use self::offload::{Offload, Offloads, OffloadsInUse};
 pub(crate) use self::tun::TunDevice;
 pub(crate) use self::udp::LaneSockets;
 
@@ -69,6 +71,8 @@ struct Shared {
 struct NumberedQueue {
     queue: TunQueue,
     device: u64,
+    /// Whether it takes UDP datagrams that were joined.
+    has_udp: bool,
 }
 
 impl Shared {
@@ -118,7 +122,11 @@ impl Transport {
         device: &Arc<Device>,
         tun: TunDevice,
         sockets: Vec<LaneSockets>,
+        offloads: &Arc<OffloadsInUse>,
     ) -> Result<Self, TransportError> {
+        for sockets in &sockets {
+            sockets.join_datagrams(offloads);
+        }
         let sockets: Arc<[LaneSockets]> = sockets.into();
         let mut transport = Self {
             lanes: Vec::new(),
@@ -134,6 +142,7 @@ impl Transport {
                 Arc::clone(&sockets),
                 Arc::clone(&shared),
                 Arc::clone(&transport.events),
+                Arc::clone(offloads),
             )
             .map_err(|errno| failed(errno.into()))?;
             let handle = thread::Builder::new()
@@ -151,10 +160,12 @@ impl Transport {
         debug_assert_eq!(tun.queue_count(), self.lanes.len(), "a queue for each lane");
         self.device += 1;
         self.events.device_replaced(self.device);
+        let has_udp = tun.has_udp_segmentation();
         for ((shared, _), queue) in self.lanes.iter().zip(tun.into_queues()) {
             shared.put_queue(NumberedQueue {
                 queue,
                 device: self.device,
+                has_udp,
             });
         }
     }

@@ -79,9 +79,10 @@ impl Node {
         let device = Device::new(config).expect("a device");
         let transport = namespace.run(|| {
             let sockets = bind_lanes(lanes);
-            let tun = TunDevice::open(DEVICE, lanes).expect("a TUN device");
+            let offloads = Arc::new(OffloadsInUse::new(Offloads::default()));
+            let tun = TunDevice::open(DEVICE, lanes, &offloads).expect("a TUN device");
             set_up_device(number);
-            Transport::start(&device, tun, sockets).expect("threads")
+            Transport::start(&device, tun, sockets, &offloads).expect("threads")
         });
         Self {
             number,
@@ -314,7 +315,8 @@ fn a_device_that_somebody_deletes_is_told_and_replaced() {
         left.count(Counter::DeviceLost) == 2
     });
     let tun = left.namespace.run(|| {
-        let tun = TunDevice::open(DEVICE, 2).expect("another device");
+        let tun = TunDevice::open(DEVICE, 2, &OffloadsInUse::new(Offloads::default()))
+            .expect("another device");
         set_up_device(left.number);
         tun
     });

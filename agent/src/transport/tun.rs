@@ -4,19 +4,31 @@ mod attach;
 #[cfg(test)]
 mod tests;
 
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use podwire_dataplane::{VNET_HEADER, VnetHeader};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+
+use super::offload::{Offload, OffloadsInUse};
 
 /// Where every Linux system has the TUN driver's device file.
 const DEVICE_FILE: &str = "/dev/net/tun";
 
-/// Packets without a header of the driver's own, and several queues, also where there is one lane:
-/// the kernel refuses to attach with another choice than the device was made with, so that a
-/// restart with another number of lanes would need another device.
+/// Packets with a [`VnetHeader`] in front, and several queues, also where there is one lane: the
+/// kernel refuses to attach with another choice than the device was made with, so that a restart
+/// with another number of lanes would need another device.
 #[expect(clippy::cast_possible_truncation, reason = "flags of 16 bits")]
-const FLAGS: i16 = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE) as i16;
+const FLAGS: i16 =
+    (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE | libc::IFF_VNET_HDR) as i16;
+
+/// What the kernel may leave to us of TCP: checksums, and segmentation also of what carries CWR.
+const TCP_OFFLOAD: libc::c_uint =
+    libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+
+/// The same of UDP, from Linux 6.2 on.
+const UDP_OFFLOAD: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
 /// The name of the probe's device: the kernel puts the first free number in the place of `%d`.
 const PROBE_NAME: &str = "podwire-tun%d";
@@ -95,6 +107,7 @@ pub(crate) enum TunError {
 #[derive(Debug)]
 pub(crate) struct TunDevice {
     queues: Vec<TunQueue>,
+    has_udp: bool,
 }
 
 impl TunDevice {
@@ -103,18 +116,35 @@ impl TunDevice {
     ///
     /// # Errors
     /// [`TunError`], each kind with its remedy.
-    pub(crate) fn open(name: &str, queues: usize) -> Result<Self, TunError> {
+    pub(crate) fn open(
+        name: &str,
+        queues: usize,
+        offloads: &OffloadsInUse,
+    ) -> Result<Self, TunError> {
         let queues: Vec<_> = (0..queues)
             .map(|_| attach(name))
             .collect::<Result<_, _>>()?;
+        let mut has_udp = false;
         if let Some(first) = queues.first() {
-            attach::set_persistent(first.file.as_fd()).map_err(|source| TunError::Kernel {
-                name: name.to_owned(),
-                action: "made persistent",
-                source,
-            })?;
+            let failed = |action| {
+                move |source| TunError::Kernel {
+                    name: name.to_owned(),
+                    action,
+                    source,
+                }
+            };
+            attach::set_persistent(first.as_fd()).map_err(failed("made persistent"))?;
+            let length = libc::c_int::try_from(VNET_HEADER).unwrap_or(libc::c_int::MAX);
+            attach::set_header_length(first.as_fd(), length)
+                .map_err(failed("given its packet header"))?;
+            has_udp = first.set_offload(offloads);
         }
-        Ok(Self { queues })
+        Ok(Self { queues, has_udp })
+    }
+
+    /// Whether the kernel takes UDP datagrams that were joined, as it does if it gives us such.
+    pub(super) fn has_udp_segmentation(&self) -> bool {
+        self.has_udp
     }
 
     /// Checks that a TUN device can be had here, by making one that vanishes at once.
@@ -136,28 +166,52 @@ impl TunDevice {
     }
 }
 
-/// One queue of the device: whole IP packets, one for each call.
+/// One queue of the device: one packet for each call.
 #[derive(Debug)]
 pub(super) struct TunQueue {
     file: OwnedFd,
 }
 
 impl TunQueue {
-    /// Reads one packet into `room`, which must take the largest of the device's MTU: the kernel
-    /// cuts off what does not fit.
+    /// Sets what the kernel may leave undone: as much as is wanted and it can; whether UDP
+    /// segmentation is among what it can.
+    fn set_offload(&self, offloads: &OffloadsInUse) -> bool {
+        // To learn what it can, also where it is not wanted.
+        let has_udp = attach::set_offload(self.as_fd(), TCP_OFFLOAD | UDP_OFFLOAD).is_ok();
+        let wanted = match (offloads.has(Offload::TunGso), has_udp) {
+            (true, true) => return true,
+            (true, false) => TCP_OFFLOAD,
+            (false, _) => 0,
+        };
+        if let Err(error) = attach::set_offload(self.as_fd(), wanted) {
+            // The device gives whole packets then, as it does when it is new.
+            offloads.give_up(Offload::TunGso, error);
+        }
+        has_udp
+    }
+
+    /// Reads one packet into `room`, which must take the longest that there is: the kernel cuts off
+    /// what does not fit. Returns its length and what is undone of it; none for a header that was
+    /// never asked for.
     ///
     /// # Errors
     /// `AGAIN` when there is none, `BADFD` when the device was deleted.
-    pub(super) fn read(&self, room: &mut [u8]) -> Result<usize, Errno> {
-        rustix::io::read(&self.file, room)
+    pub(super) fn read(&self, room: &mut [u8]) -> Result<Option<(usize, VnetHeader)>, Errno> {
+        let mut header = [0; VNET_HEADER];
+        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(room)];
+        let length = rustix::io::readv(&self.file, &mut parts)?;
+        let header = VnetHeader::decode(&header);
+        Ok(length.checked_sub(VNET_HEADER).zip(header))
     }
 
     /// Writes one packet.
     ///
     /// # Errors
     /// `IO` when the device is down, `BADFD` when it was deleted, `INVAL` for what is no IP packet.
-    pub(super) fn write(&self, packet: &[u8]) -> Result<(), Errno> {
-        rustix::io::write(&self.file, packet).map(drop)
+    pub(super) fn write(&self, header: &VnetHeader, packet: &[u8]) -> Result<(), Errno> {
+        let header = header.encode();
+        let parts = [IoSlice::new(&header), IoSlice::new(packet)];
+        rustix::io::writev(&self.file, &parts).map(drop)
     }
 }
 

@@ -2,11 +2,11 @@
 
 mod port_holder;
 mod receive;
+mod send;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::io::IoSlice;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
@@ -14,21 +14,15 @@ use std::sync::{Mutex, PoisonError};
 use podwire_dataplane::batch::ROOM_MIN;
 use podwire_dataplane::{Datagram, UnderlayBatch};
 use rustix::io::Errno;
-use rustix::net::addr::SocketAddrArg as _;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
-use rustix::net::{
-    AddressFamily, MMsgHdr, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, sendmmsg,
-    sendto,
-};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sendto};
 
 use self::port_holder::port_holder;
+use super::offload::{Offload, OffloadsInUse};
 
 /// Bytes that each socket may hold in each direction. With the kernel's default of 208 KiB, a burst
 /// of one TCP window is cut (reference/prototype.md: 76,000 retransmissions in one run).
 const SOCKET_BUFFER_BYTES: usize = 8 << 20;
-
-/// Datagrams of one `sendmmsg(2)`.
-const SEND_MESSAGES_MAX: usize = 32;
 
 /// Distance between the slots that datagrams are received into: room for the longest, and not a
 /// power of two, so that the first lines of all slots do not fall into the same sets of a cache.
@@ -52,6 +46,14 @@ const fn header_bytes(family: Family) -> usize {
         Family::V4 => 20 + UDP,
         Family::V6 => 40 + UDP,
     }
+}
+
+/// An address as the kernel reads and writes it: as long as the longest, `sockaddr_in6`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+union Name {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
 }
 
 /// A family of addresses.
@@ -154,6 +156,13 @@ impl LaneSockets {
         (port..=u16::MAX).take(lanes).map(Self::bind).collect()
     }
 
+    /// Lets the kernel join datagrams on receipt, if that is wanted and it can.
+    pub(super) fn join_datagrams(&self, offloads: &OffloadsInUse) {
+        for socket in [&self.v4, &self.v6].into_iter().flatten() {
+            socket.join_datagrams(offloads);
+        }
+    }
+
     /// The socket of a family, if the kernel has it.
     pub(super) fn socket(&self, family: Family) -> Option<&Socket> {
         match family {
@@ -222,6 +231,7 @@ impl Socket {
         socket
             .set_buffers()
             .map_err(|e| fail("setting its buffers", e))?;
+        receive::ask_for_ecn(socket.as_fd(), family).map_err(|e| fail("asking for ECN", e))?;
         match rustix::net::bind(&socket.socket, &any) {
             Ok(()) => Ok(Some(socket)),
             Err(Errno::ADDRNOTAVAIL) if family == Family::V6 => Ok(None),
@@ -272,6 +282,16 @@ impl Socket {
         }
     }
 
+    /// Lets the kernel join datagrams on receipt, if that is wanted and it can.
+    fn join_datagrams(&self, offloads: &OffloadsInUse) {
+        if !offloads.has(Offload::UdpGro) {
+            return;
+        }
+        if let Err(error) = receive::ask_for_trains(self.as_fd()) {
+            offloads.give_up(Offload::UdpGro, error);
+        }
+    }
+
     /// Receives what is there into an empty batch of [`RECEIVE_ROOM`] bytes. Returns how many
     /// datagrams came and how many of them were cut off, which are left out.
     ///
@@ -286,72 +306,47 @@ impl Socket {
         let mut received = Received::default();
         let mut messages = [None; receive::MESSAGES_MAX];
         let mut slots = messages.iter_mut();
-        receive::receive(self.socket.as_fd(), batch.room(), SLOT_BYTES, |message| {
-            if let Some(slot) = slots.next() {
-                *slot = Some(message);
-            }
-        })?;
+        received.messages =
+            receive::receive(self.socket.as_fd(), batch.room(), SLOT_BYTES, |message| {
+                if let Some(slot) = slots.next() {
+                    *slot = Some(message);
+                }
+            })?;
         for message in messages.into_iter().flatten() {
             if message.truncated {
                 received.truncated += 1;
                 continue;
             }
-            received.datagrams += 1;
+            let segment_size = message.segment_size.unwrap_or(message.length);
+            let segment_size = segment_size.min(message.length);
+            received.datagrams += message.length.div_ceil(segment_size.max(1)).max(1);
             received.bytes += message.length;
             batch.commit(Datagram {
                 lane,
                 endpoint: message.from,
                 start: room_start + message.slot * SLOT_BYTES,
                 length: message.length,
-                segment_size: message.length,
+                segment_size,
+                ecn: message.ecn,
             });
         }
         Ok(received)
     }
 
-    /// Sends datagrams in order, at most [`SEND_MESSAGES_MAX`], and says how many the kernel took.
+    /// Sends datagrams in order, as many as one call takes, and says how many the kernel took.
     pub(super) fn send<'a>(
         &self,
         datagrams: impl Iterator<Item = (&'a Datagram, &'a [u8])>,
     ) -> Sent {
-        let mut first = None;
-        let mut messages = [(NOWHERE, &[] as &[u8]); SEND_MESSAGES_MAX];
-        let mut count = 0;
-        for ((datagram, bytes), message) in datagrams.zip(&mut messages) {
-            *message = (datagram.endpoint, bytes);
-            first = first.or(Some(*message));
-            count += 1;
-        }
-        let done = match (count, first) {
-            (_, None) => Ok(0),
-            (1, Some((endpoint, bytes))) => self.send_one(&endpoint, bytes).map(|()| 1),
-            _ => self.send_many(&messages, count),
-        };
-        match done {
+        match send::send(self.as_fd(), datagrams) {
             Ok(count) => Sent::Taken(count),
             Err(Errno::AGAIN) => Sent::Blocked,
             Err(error) => Sent::Refused(error),
         }
     }
 
-    fn send_many(
-        &self,
-        messages: &[(SocketAddr, &[u8]); SEND_MESSAGES_MAX],
-        count: usize,
-    ) -> Result<usize, Errno> {
-        let addresses = messages.map(|(endpoint, _)| endpoint.as_any());
-        let slices = messages.map(|(_, bytes)| [IoSlice::new(bytes)]);
-        let mut controls: [SendAncillaryBuffer<'_, '_, '_>; SEND_MESSAGES_MAX] =
-            std::array::from_fn(|_| SendAncillaryBuffer::default());
-        let mut parts = addresses.iter().zip(&slices).zip(&mut controls);
-        let mut headers: [MMsgHdr<'_>; SEND_MESSAGES_MAX] = std::array::from_fn(|_| {
-            let ((address, slice), control) = parts.next().expect("arrays of one length");
-            MMsgHdr::new_with_addr(address, slice, control)
-        });
-        sendmmsg(&self.socket, &mut headers[..count], SendFlags::DONTWAIT)
-    }
-
-    fn send_one(&self, endpoint: &SocketAddr, bytes: &[u8]) -> Result<(), Errno> {
+    /// Sends one datagram.
+    pub(super) fn send_one(&self, endpoint: &SocketAddr, bytes: &[u8]) -> Result<(), Errno> {
         sendto(&self.socket, bytes, SendFlags::DONTWAIT, endpoint).map(drop)
     }
 
@@ -395,17 +390,22 @@ impl AsFd for Socket {
 /// What one call of [`Socket::receive`] brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Received {
+    /// What the kernel counts: a train is one.
+    pub(super) messages: usize,
     pub(super) datagrams: usize,
     pub(super) bytes: usize,
     pub(super) truncated: usize,
 }
 
-/// Fills the places of a batch that are not used.
-const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-
 /// Whether a datagram of this length must fit the path in one piece.
 pub(super) const fn must_fit(length: usize) -> bool {
     length > FRAGMENTABLE_MAX
+}
+
+/// Whether a datagram of this length fits the path to an endpoint in one piece.
+pub(super) fn fits_path(endpoint: &SocketAddr, length: usize) -> bool {
+    let bytes = length + header_bytes(Family::of(endpoint));
+    path_mtu(endpoint).is_some_and(|path_mtu| bytes <= path_mtu as usize)
 }
 
 /// What the kernel knows of the path to an endpoint: its MTU in bytes. Only a connected socket

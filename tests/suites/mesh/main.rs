@@ -6,9 +6,11 @@
 mod bulk;
 mod change;
 mod cleanup;
+mod ecn;
 mod host_network;
 mod hosts;
 mod lanes;
+mod offloads;
 mod paths;
 mod reach;
 mod rest;
@@ -23,7 +25,7 @@ use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
     // The longest first, so that nothing waits for it at the end.
-    let suites: [&[Test]; 12] = [
+    let suites: [&[Test]; 14] = [
         rest::TESTS,
         scale::TESTS,
         change::TESTS,
@@ -31,7 +33,9 @@ fn main() -> ExitCode {
         start::TESTS,
         host_network::TESTS,
         paths::TESTS,
+        offloads::TESTS,
         lanes::TESTS,
+        ecn::TESTS,
         reach::TESTS,
         hosts::TESTS,
         status::TESTS,

@@ -7,10 +7,12 @@
 use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
-use rustix::ioctl::{IntegerSetter, Opcode, Updater, ioctl, opcode};
+use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
 
 const TUNSETIFF: Opcode = opcode::write::<libc::c_int>(b'T', 202);
 const TUNSETPERSIST: Opcode = opcode::write::<libc::c_int>(b'T', 203);
+const TUNSETOFFLOAD: Opcode = opcode::write::<libc::c_uint>(b'T', 208);
+const TUNSETVNETHDRSZ: Opcode = opcode::write::<libc::c_int>(b'T', 216);
 
 /// Makes `queue` a queue of the device of this name, which is created if there is none. The kernel
 /// puts a number in the place of `%d`. The caller checked that the name is shorter than IFNAMSIZ.
@@ -33,6 +35,22 @@ pub(super) fn set_interface(queue: BorrowedFd<'_>, name: &str, flags: i16) -> Re
 pub(super) fn set_persistent(queue: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: TUNSETPERSIST takes an integer by value.
     let set = unsafe { IntegerSetter::<TUNSETPERSIST>::new_usize(1) };
+    // SAFETY: the opcode is that of a TUN file; any other file answers ENOTTY.
+    unsafe { ioctl(queue, set) }
+}
+
+/// Sets the length of the header in front of each packet. A device keeps what it was once set to.
+pub(super) fn set_header_length(queue: BorrowedFd<'_>, length: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: TUNSETVNETHDRSZ reads one integer.
+    let set = unsafe { Setter::<TUNSETVNETHDRSZ, libc::c_int>::new(length) };
+    // SAFETY: the opcode is that of a TUN file; any other file answers ENOTTY.
+    unsafe { ioctl(queue, set) }
+}
+
+/// Sets what the kernel may leave undone of packets that it gives us (`TUN_F_*`).
+pub(super) fn set_offload(queue: BorrowedFd<'_>, flags: libc::c_uint) -> Result<(), Errno> {
+    // SAFETY: TUNSETOFFLOAD takes an integer by value.
+    let set = unsafe { IntegerSetter::<TUNSETOFFLOAD>::new_usize(flags as usize) };
     // SAFETY: the opcode is that of a TUN file; any other file answers ENOTTY.
     unsafe { ioctl(queue, set) }
 }

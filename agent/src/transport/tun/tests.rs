@@ -4,8 +4,13 @@ use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::*;
 use crate::netlink::tests::namespace::{Namespace, ip};
+use crate::transport::Offloads;
 
 const NAME: &str = "podwire0";
+
+fn open(queues: usize) -> Result<TunDevice, TunError> {
+    TunDevice::open(NAME, queues, &OffloadsInUse::new(Offloads::default()))
+}
 
 fn index() -> String {
     let line = ip(&format!("-oneline link show {NAME}"));
@@ -15,12 +20,12 @@ fn index() -> String {
 #[test]
 fn the_device_of_a_predecessor_is_attached_to_and_keeps_its_index() {
     Namespace::new().run(|| {
-        let device = TunDevice::open(NAME, 2).expect("a device");
+        let device = open(2).expect("a device");
         assert_eq!(device.queue_count(), 2);
         let before = index();
         drop(device);
         assert_eq!(index(), before, "the device outlives its queues");
-        let device = TunDevice::open(NAME, 1).expect("the same device with another lane count");
+        let device = open(1).expect("the same device with another lane count");
         assert_eq!(index(), before);
         drop(device);
     });
@@ -54,7 +59,7 @@ fn a_foreign_device_of_the_name_is_told_apart_and_left_alone() {
         Namespace::new().run(|| {
             ip(&add);
             let before = index();
-            let error = TunDevice::open(NAME, 1).expect_err(what);
+            let error = open(1).expect_err(what);
             assert!(
                 matches!(error, TunError::NameTaken { .. }),
                 "{what}: {error:?}"
@@ -68,8 +73,8 @@ fn a_foreign_device_of_the_name_is_told_apart_and_left_alone() {
 #[test]
 fn the_drivers_limit_of_queues_is_told_apart() {
     Namespace::new().run(|| {
-        let _most = TunDevice::open(NAME, 256).expect("the driver's limit");
-        let error = TunDevice::open(NAME, 1).expect_err("one more");
+        let _most = open(256).expect("the driver's limit");
+        let error = open(1).expect_err("one more");
         assert!(matches!(error, TunError::Queues { .. }), "{error:?}");
     });
 }
@@ -83,7 +88,7 @@ fn the_missing_capability_is_told_apart() {
         set_capabilities(None, sets).expect("giving up is allowed");
         let error = TunDevice::probe().expect_err("no capability");
         assert!(matches!(error, TunError::Capability { .. }), "{error:?}");
-        let error = TunDevice::open(NAME, 1).expect_err("no capability");
+        let error = open(1).expect_err("no capability");
         assert!(matches!(error, TunError::Capability { .. }), "{error:?}");
     });
 }
@@ -103,17 +108,20 @@ fn what_keeps_the_device_file_closed_is_told_apart() {
 #[test]
 fn a_deleted_device_shows_at_the_next_read_and_write() {
     Namespace::new().run(|| {
-        let device = TunDevice::open(NAME, 1).expect("a device");
+        let device = open(1).expect("a device");
         let queue = &device.queues[0];
         let mut room = [0; 100];
         assert_eq!(queue.read(&mut room), Err(Errno::AGAIN));
         assert_eq!(
-            queue.write(&[0x45; 20]),
+            queue.write(&VnetHeader::default(), &[0x45; 20]),
             Err(Errno::IO),
             "the device is down"
         );
         ip(&format!("link delete {NAME}"));
         assert_eq!(queue.read(&mut room), Err(Errno::BADFD));
-        assert_eq!(queue.write(&[0x45; 20]), Err(Errno::BADFD));
+        assert_eq!(
+            queue.write(&VnetHeader::default(), &[0x45; 20]),
+            Err(Errno::BADFD)
+        );
     });
 }
