@@ -220,3 +220,103 @@ fn is_whole_datagram(udp: &[u8]) -> bool {
     let word = |at: usize| usize::from(u16::from_be_bytes([udp[at], udp[at + 1]]));
     udp.len() >= 8 && word(4) == udp.len() && word(6) != 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::icmp::tests::{ipv4, ipv6};
+
+    const ALL: Coalescing = Coalescing {
+        tcp: true,
+        udp: true,
+    };
+
+    /// A TCP segment of 100 bytes of payload, this one of its flow, after a change to it.
+    fn segment(is_ipv4: bool, number: u8, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+        let mut packet = if is_ipv4 { ipv4(6, 120) } else { ipv6(6, 120) };
+        let start = packet.len() - 120;
+        let sequence = 1_000 + 100 * u32::from(number);
+        packet[start + 4..start + 8].copy_from_slice(&sequence.to_be_bytes());
+        packet[start + 12] = 0x50;
+        packet[start + 13] = 0x10;
+        change(&mut packet);
+        packet[start + 16..start + 18].fill(0);
+        let sum = Transport::Tcp.pseudo_header(&packet, 120);
+        let checksum = sum.add(&packet[start..]).checksum();
+        packet[start + 16..start + 18].copy_from_slice(&checksum);
+        let identification = u16::from(number);
+        let length = packet.len();
+        set_length(&mut packet, length, identification);
+        packet
+    }
+
+    fn is_joined(first: &mut [u8], next: &[u8]) -> bool {
+        let mut growing = Growing::new(first, ALL).expect("others may follow");
+        growing.take(first, next).is_some()
+    }
+
+    #[test]
+    fn only_what_a_router_may_join_is_joined() {
+        for is_ipv4 in [true, false] {
+            let start = if is_ipv4 { 20 } else { 40 };
+            let first = || segment(is_ipv4, 0, |_| ());
+            assert!(is_joined(&mut first(), &segment(is_ipv4, 1, |_| ())));
+            assert!(
+                !is_joined(&mut first(), &segment(is_ipv4, 2, |_| ())),
+                "gap"
+            );
+            // Place in the transport header and what is there instead.
+            for (at, value, what) in [
+                (1, 9, "another port"),
+                (11, 9, "another acknowledgement"),
+                (13, 0x14, "a reset"),
+                (13, 0x90, "CWR"),
+                (13, 0x50, "ECE"),
+                (15, 9, "another window"),
+            ] {
+                let next = segment(is_ipv4, 1, |packet| packet[start + at] = value);
+                assert!(!is_joined(&mut first(), &next), "{what}");
+            }
+            let other_class = segment(is_ipv4, 1, |packet| packet[1] |= 0x10);
+            assert!(!is_joined(&mut first(), &other_class));
+            let other_hops = if is_ipv4 { 8 } else { 7 };
+            let other_hops = segment(is_ipv4, 1, |packet| packet[other_hops] = 9);
+            assert!(!is_joined(&mut first(), &other_hops));
+        }
+        let fragment = segment(true, 1, |packet| packet[6] = 0x20);
+        assert!(!is_joined(&mut segment(true, 0, |_| ()), &fragment));
+    }
+
+    #[test]
+    fn nothing_is_joined_across_a_wrong_checksum() {
+        for is_ipv4 in [true, false] {
+            let good = |number| segment(is_ipv4, number, |_| ());
+            let bad = |number| {
+                let mut packet = good(number);
+                *packet.last_mut().expect("payload") ^= 1;
+                packet
+            };
+            assert!(!is_joined(&mut good(0), &bad(1)));
+            assert!(!is_joined(&mut bad(0), &good(1)));
+        }
+        let mut bad_header = segment(true, 1, |_| ());
+        bad_header[10] ^= 1;
+        assert!(!is_joined(&mut segment(true, 0, |_| ()), &bad_header));
+    }
+
+    #[test]
+    fn a_push_ends_a_run_and_is_kept() {
+        let (mut first, pushed) = (
+            segment(true, 0, |_| ()),
+            segment(true, 1, |packet| packet[33] |= PSH),
+        );
+        let mut growing = Growing::new(&first, ALL).expect("others may follow");
+        let payload = growing.take(&mut first, &pushed).expect("it follows");
+        first.extend_from_slice(&pushed[payload..]);
+        let after = segment(true, 2, |_| ());
+        assert_eq!(growing.take(&mut first, &after), None);
+        assert!(growing.finish(&mut first).segments.is_some());
+        assert_eq!(first[33] & PSH, PSH);
+        assert_eq!(Growing::new(&pushed, ALL), None);
+    }
+}
