@@ -26,9 +26,11 @@ use super::{NumberedQueue, Shared};
 /// datapath.md section 1.2).
 const TICK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Receive calls in one round for each family. A flood from the underlay leaves packets of the pods
-/// their turn; a full call is 32 datagrams.
+/// Receive calls in one round for each family, and bytes of one after which there is no further.
+/// A flood from the underlay leaves packets of the pods their turn; a full call is 32 datagrams or
+/// trains of them, at most four times what is read from the pods.
 const RECEIVE_CALLS_MAX: usize = 4;
+const RECEIVE_BYTES_MAX: usize = PACKET_BATCH_BYTES;
 
 /// Packets read in one round: as many as fill one train.
 const PACKETS_MAX: usize = SEGMENTS_MAX;
@@ -238,8 +240,8 @@ impl LaneThread {
                 self.count(Counter::DatagramsReceived, received.datagrams);
                 self.count(Counter::DatagramBytesReceived, received.bytes);
                 self.count(Counter::ReceiveTruncated, received.truncated);
-                // Fewer than asked for: the next call would find nothing.
-                received.messages == udp::RECEIVE_MESSAGES
+                // With fewer than asked for the next call would find nothing.
+                received.messages == udp::RECEIVE_MESSAGES && received.bytes < RECEIVE_BYTES_MAX
             }
             Err(Errno::AGAIN | Errno::INTR) => false,
             Err(error) => {
@@ -390,9 +392,10 @@ impl LaneThread {
 
 /// Writes a joined packet as what it was made of.
 fn write_segments(queue: &TunQueue, packet: &Packet, content: &[u8]) -> Result<(), Errno> {
-    let mut written = Err(Errno::INVAL);
+    let mut written = Ok(());
     packet.vnet_header.each_segment(content, |segment| {
-        written = queue.write(&VnetHeader::default(), segment);
+        let one = queue.write(&VnetHeader::default(), segment);
+        written = written.and(one);
     });
     written
 }

@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::agent_view::wait_peers;
+use podwire_testbed::agent_view::{sample, wait_peers};
 use podwire_testbed::suite::{Context, Test};
-use podwire_testbed::{Host, IpVersion, Testbed, Topology, train};
+use podwire_testbed::{Host, IpVersion, Node, Testbed, Topology, train};
 
 use crate::bulk::Bulk;
 
@@ -20,7 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
         trains,
     ),
     (
-        "a_pod_without_offloads_of_its_own_exchanges_every_byte",
+        "a_pod_without_segmentation_of_its_own_exchanges_every_byte",
         pods_without,
     ),
 ];
@@ -56,9 +56,23 @@ fn mesh(context: &Context, combinations: &[u8]) -> Result<std::sync::Arc<Testbed
     Ok(bed)
 }
 
+/// What is not off is used, as this kernel can, or nothing here would be a test of it.
+fn are_in_use(node: &Node, off: u8) -> Result<()> {
+    for (number, name) in OFFLOADS.iter().enumerate() {
+        let metric = format!("podwire_offload{{offload=\"{name}\",refused=\"false\"}}");
+        let is_used = sample(node, &metric)? == 1;
+        let is_wanted = off >> number & 1 == 0;
+        ensure!(is_used == is_wanted, "{name} of {}: {is_used}", node.name());
+    }
+    Ok(())
+}
+
 fn combinations(context: &Context) -> Result<()> {
     let all: Vec<u8> = (0..NODES).collect();
     let bed = mesh(context, &all)?;
+    for (node, off) in bed.nodes().iter().zip(0..NODES) {
+        are_in_use(node, off)?;
+    }
     for from in bed.pods() {
         for to in bed.pods().filter(|to| to.id() != from.id()) {
             // Each pair twice, from either end, once by each version.

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use super::{Bytes, ROOM_MIN};
 use crate::ecn::Ecn;
 
-/// Segments of one datagram at most: what every kernel with UDP segmentation takes
-/// (`UDP_MAX_SEGMENTS` before Linux 6.9).
-pub const SEGMENTS_MAX: usize = 64;
+/// Segments of one datagram at most: what every kernel with UDP segmentation takes. Before Linux
+/// 6.9 these are 64 (`UDP_MAX_SEGMENTS`), and before 5.15.8 its headers counted as payload.
+pub const SEGMENTS_MAX: usize = 63;
 
 /// Bytes of one datagram at most, all its segments together: IPv4's longest packet without its
 /// headers.

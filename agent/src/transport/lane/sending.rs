@@ -21,7 +21,9 @@ impl LaneThread {
                 .get(lane)
                 .and_then(|sockets| sockets.socket(family));
             let Some(socket) = socket else {
-                self.count(Counter::SendNoSocket, 1);
+                let train = self.send.iter().next();
+                let datagrams = train.map_or(0, |(datagram, _)| datagram.segments());
+                self.count(Counter::SendNoSocket, datagrams);
                 self.send.consume(1);
                 continue;
             };
@@ -77,7 +79,11 @@ impl LaneThread {
         };
         let is_unknown = match error {
             Errno::IO => true,
-            Errno::INVAL => udp::fits_path(&datagram.endpoint, datagram.segment_size),
+            // A peer that is followed may have been seen at port 0, which takes nothing at all.
+            Errno::INVAL => {
+                let endpoint = &datagram.endpoint;
+                endpoint.port() != 0 && udp::fits_path(endpoint, datagram.segment_size)
+            }
             _ => false,
         };
         if is_unknown {
