@@ -193,9 +193,10 @@ impl Growing {
     }
 }
 
-/// IPv4's flag that rules out fragmentation, and the bits that make a packet a fragment.
+/// IPv4's flag that rules out fragmentation, and the bits that make a packet a fragment or are
+/// reserved.
 const DONT_FRAGMENT: u8 = 0x40;
-const FRAGMENT: u8 = 0x3f;
+const FRAGMENT: u8 = 0xbf;
 
 /// Transport protocol of a packet and where its header begins; none behind options, extension
 /// headers or in a fragment.
@@ -283,8 +284,10 @@ mod tests {
             let other_hops = segment(is_ipv4, 1, |packet| packet[other_hops] = 9);
             assert!(!is_joined(&mut first(), &other_hops));
         }
-        let fragment = segment(true, 1, |packet| packet[6] = 0x20);
-        assert!(!is_joined(&mut segment(true, 0, |_| ()), &fragment));
+        for (at, bits) in [(6, 0x20), (6, 0x80), (6, 1), (7, 1)] {
+            let fragment = segment(true, 1, |packet| packet[at] = bits);
+            assert_eq!(Growing::new(&fragment, ALL), None);
+        }
     }
 
     #[test]
@@ -302,6 +305,45 @@ mod tests {
         let mut bad_header = segment(true, 1, |_| ());
         bad_header[10] ^= 1;
         assert!(!is_joined(&mut segment(true, 0, |_| ()), &bad_header));
+    }
+
+    /// So many datagrams of so many bytes behind each other.
+    fn join_datagrams(count: usize, bytes: usize, checksum: bool) -> (usize, usize) {
+        let mut datagram = ipv6(17, 8 + bytes);
+        put(&mut datagram, 44, 8 + bytes);
+        let sum = Transport::Udp.pseudo_header(&datagram, 8 + bytes);
+        if checksum {
+            let checksum = sum.add(&datagram[40..]).nonzero_checksum();
+            datagram[46..48].copy_from_slice(&checksum);
+        }
+        let mut first = datagram.clone();
+        let Some(mut growing) = Growing::new(&first, ALL) else {
+            return (0, 0);
+        };
+        for _ in 1..count {
+            let Some(payload) = growing.take(&mut first, &datagram) else {
+                break;
+            };
+            first.extend_from_slice(&datagram[payload..]);
+        }
+        (growing.count, first.len())
+    }
+
+    #[test]
+    fn a_joined_packet_has_at_most_64_datagrams_and_65535_bytes() {
+        assert_eq!(join_datagrams(100, 10, true), (64, 48 + 640));
+        // 45 of them are 65,340 bytes.
+        assert_eq!(join_datagrams(100, 1452, true).0, 45);
+        let (_, length) = join_datagrams(100, 1100, true);
+        assert!(
+            length <= LENGTH_MAX && length + 1100 > LENGTH_MAX,
+            "{length}"
+        );
+        assert_eq!(join_datagrams(3, 10, false), (0, 0), "no checksum");
+        let mut short = ipv6(17, 20);
+        put(&mut short, 44, 19);
+        short[46] = 1;
+        assert_eq!(Growing::new(&short, ALL), None, "its lengths differ");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use podwire_core::mesh::EncryptedPair;
 use crate::batch::UnderlayBatch;
 use crate::counters::LaneCounters;
 use crate::drop_reason::DropReason;
+use crate::ecn::Ecn;
 use crate::endpoint::Endpoint;
 use crate::message::{DATA_OVERHEAD, INITIATION_LENGTH};
 use crate::noise::{HANDSHAKE_ROOM, LaneKey, Received, Tunnel};
@@ -384,11 +385,12 @@ impl SessionSet {
             if !send.has_room((padded.len() + DATA_OVERHEAD).max(HANDSHAKE_ROOM)) {
                 return Err(OutputFull);
             }
+            let ecn = Ecn::of(padded);
             let tunnel = &mut self.members[sender].tunnel;
             let Some(sent) = tunnel.send(context.now, padded, send.room()) else {
                 break;
             };
-            send.commit_front(context.lane, endpoint, sent);
+            send.append(context.lane, endpoint, ecn, sent);
             self.traffic.sent_packets += 1;
             self.traffic.sent_bytes += length as u64;
             self.queue.pop();

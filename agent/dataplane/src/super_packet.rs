@@ -130,11 +130,18 @@ impl SuperPacket {
     }
 }
 
-/// Completes the checksum of a packet that is not cut; whether the kernel's numbers fit it.
+/// Completes the checksum of a packet that is not cut; whether the kernel's numbers fit it. They
+/// may be a pod's (packet(7), `PACKET_VNET_HDR`): in the IP header nothing is written, whose
+/// addresses have been looked up already.
 pub(crate) fn complete_checksum(packet: &mut [u8], partial: PartialChecksum) -> bool {
     let start = usize::from(partial.start);
     let field = start + usize::from(partial.offset);
-    if field + 2 > packet.len() {
+    let header = match packet.first() {
+        Some(first) if first >> 4 == 4 => usize::from(first & 0xf) * 4,
+        Some(_) => IPV6_HEADER,
+        None => return false,
+    };
+    if start < header || field + 2 > packet.len() {
         return false;
     }
     // What is in the field is the sum of the pseudo header, a part of what is summed.
@@ -180,3 +187,30 @@ impl VnetHeader {
 /// A packet is not what its header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Contradiction;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::icmp::tests::{ipv4, ipv6};
+
+    #[test]
+    fn no_checksum_is_written_into_an_ip_header() {
+        for packet in [ipv4(17, 40), ipv6(17, 40)] {
+            let header = packet.len() - 40;
+            for start in 0..100 {
+                for offset in 0..100 {
+                    let mut changed = packet.clone();
+                    changed[header..].fill(0x5a);
+                    let before = changed.clone();
+                    let partial = PartialChecksum { start, offset };
+                    let is_right = complete_checksum(&mut changed, partial);
+                    assert_eq!(changed[..header], before[..header], "{partial:?}");
+                    let field = usize::from(start + offset);
+                    let fits = usize::from(start) >= header && field + 2 <= packet.len();
+                    assert_eq!(is_right, fits, "{partial:?}");
+                    assert!(is_right || changed == before, "{partial:?}");
+                }
+            }
+        }
+    }
+}

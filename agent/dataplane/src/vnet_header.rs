@@ -137,6 +137,29 @@ mod tests {
     }
 
     #[test]
+    fn a_header_is_read_as_the_kernel_writes_it() {
+        // linux/virtio_net.h: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
+        let mut bytes = [1, 0x81, 0, 0, 0, 0, 0, 0, 0, 0];
+        for (at, word) in [(2, 52_u16), (4, 1368), (6, 20), (8, 16)] {
+            bytes[at..at + 2].copy_from_slice(&word.to_ne_bytes());
+        }
+        let header = VnetHeader {
+            checksum: Some(PartialChecksum {
+                start: 20,
+                offset: 16,
+            }),
+            segments: Some(Segments {
+                kind: Segmentation::TcpOverIpv4,
+                size: 1368,
+                header_length: 52,
+                has_cwr: true,
+            }),
+        };
+        assert_eq!(VnetHeader::decode(&bytes), Some(header));
+        assert_eq!(header.encode(), bytes);
+    }
+
+    #[test]
     fn a_packet_of_which_nothing_is_undone_has_a_header_of_zeros() {
         assert_eq!(VnetHeader::default().encode(), [0; VNET_HEADER]);
         let valid = [2, 0, 0, 0, 0, 0, 0, 0, 0, 0];

@@ -159,6 +159,8 @@ impl OverlayBatch {
 
     /// Consumes the next `count` packets.
     pub fn consume(&mut self, count: usize) {
+        // What is consumed is not there to grow.
+        self.finish();
         self.next = (self.next + count).min(self.packets.len());
         self.segment = 0;
     }

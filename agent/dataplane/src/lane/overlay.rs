@@ -162,7 +162,9 @@ impl Overlay<'_> {
             let longest = cut.map_or(packet.length, |cut| cut.longest());
             let bytes = packets.packet().unwrap_or_default();
             if let Some((reason, error)) = run.refusal(&packet, longest, bytes) {
-                set.traffic.drops += 1;
+                let lost = cut.map_or(1, |cut| cut.count() - packets.segment()) as u64;
+                set.traffic.drops += lost;
+                context.counters.drop_many(reason, lost - 1);
                 self.refuse(context.counters, reason, error, &packet, bytes);
             } else if let Some(cut) = cut {
                 self.send_segments(set, &context, &run, &cut, packets)?;
