@@ -29,22 +29,32 @@ const PROMISES: &[Promise] = &[
     Promise {
         name: "ratio_tcp1",
         figure: |summary| summary.ratio_tcp1,
-        bound: Bound::AtLeast(0.2),
+        bound: Bound::AtLeast(1.5),
+    },
+    Promise {
+        name: "ratio_tcp4",
+        figure: |summary| summary.ratio_tcp4,
+        bound: Bound::AtLeast(1.9),
     },
     Promise {
         name: "ratio_cpu",
         figure: |summary| summary.ratio_cpu,
-        bound: Bound::AtMost(4.0),
+        bound: Bound::AtMost(0.6),
+    },
+    Promise {
+        name: "ratio_cpu_floor",
+        figure: |summary| summary.ratio_cpu_floor,
+        bound: Bound::AtMost(2.6),
     },
     Promise {
         name: "ratio_pps_64",
         figure: |summary| summary.ratio_pps_64,
-        bound: Bound::AtLeast(1.0),
+        bound: Bound::AtLeast(2.2),
     },
     Promise {
         name: "ratio_rtt_p50",
         figure: |summary| summary.ratio_rtt_p50,
-        bound: Bound::AtMost(1.2),
+        bound: Bound::AtMost(1.0),
     },
     Promise {
         name: "ratio_rtt_loaded_p99",
