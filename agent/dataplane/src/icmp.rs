@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use podwire_core::mtu::Family;
 
+use crate::checksum::Sum;
 use crate::ip_packet::{IPV4_HEADER, IPV6_HEADER, IpPacket};
 
 /// ICMP errors that one lane sends a second at most; the kernel's own limit is 1,000 for all.
@@ -56,7 +57,7 @@ impl IcmpError {
         output[9] = 1;
         output[12..16].copy_from_slice(&quote[16..20]);
         output[16..20].copy_from_slice(&quote[12..16]);
-        let checksum = checksum(0, &output[..IPV4_HEADER]);
+        let checksum = Sum::default().add(&output[..IPV4_HEADER]).checksum();
         output[10..12].copy_from_slice(&checksum);
         let message = &mut output[IPV4_HEADER..];
         message[0] = 3;
@@ -71,7 +72,7 @@ impl IcmpError {
             }
         }
         message[ICMP_HEADER..].copy_from_slice(&quote[..quoted]);
-        let checksum = self::checksum(0, message);
+        let checksum = Sum::default().add(message).checksum();
         message[2..4].copy_from_slice(&checksum);
         Some(length)
     }
@@ -89,7 +90,10 @@ impl IcmpError {
         output[8..24].copy_from_slice(&quote[24..40]);
         output[24..40].copy_from_slice(&quote[8..24]);
         // The pseudo header: both addresses, the length and the protocol (RFC 8200 §8.1).
-        let pseudo = sum(u32::from(payload) + 58, &output[8..40]);
+        let pseudo = Sum::default()
+            .add(&output[8..40])
+            .add_number(payload)
+            .add_number(58);
         let message = &mut output[IPV6_HEADER..];
         match self {
             // Address unreachable.
@@ -100,32 +104,10 @@ impl IcmpError {
             }
         }
         message[ICMP_HEADER..].copy_from_slice(&quote[..quoted]);
-        let checksum = checksum(pseudo, message);
+        let checksum = pseudo.add(message).checksum();
         message[2..4].copy_from_slice(&checksum);
         Some(length)
     }
-}
-
-/// The sum of the 16-bit words (RFC 1071). At most 1,280 bytes: 32 bits do not overflow.
-fn sum(start: u32, bytes: &[u8]) -> u32 {
-    let word = |pair: &[u8]| {
-        u32::from(u16::from_be_bytes([
-            pair[0],
-            pair.get(1).copied().unwrap_or(0),
-        ]))
-    };
-    bytes
-        .chunks(2)
-        .map(word)
-        .fold(start, |sum, word| sum + word)
-}
-
-fn checksum(start: u32, bytes: &[u8]) -> [u8; 2] {
-    let mut sum = sum(start, bytes);
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!u16::try_from(sum).expect("folded to 16 bits")).to_be_bytes()
 }
 
 /// At most [`ERRORS_PER_SECOND`].
@@ -201,8 +183,8 @@ pub(crate) mod tests {
         assert_eq!(error[20..22], [3, 4]);
         assert_eq!(error[26..28], 1380_u16.to_be_bytes());
         assert_eq!(error[28..], packet[..548]);
-        assert_eq!(checksum(0, &error[..20]), [0, 0]);
-        assert_eq!(checksum(0, &error[20..]), [0, 0]);
+        assert!(Sum::default().add(&error[..20]).is_valid());
+        assert!(Sum::default().add(&error[20..]).is_valid());
         let unreachable = write(IcmpError::Unreachable, &ipv4(6, 20)).expect("answered");
         assert_eq!(unreachable[20..22], [3, 1]);
     }
@@ -216,8 +198,11 @@ pub(crate) mod tests {
         assert_eq!(parsed.source.to_string(), "fd00:10:244:2::2");
         assert_eq!(error[40..42], [2, 0]);
         assert_eq!(error[44..48], 1400_u32.to_be_bytes());
-        let pseudo = sum(u32::from(1240_u16) + 58, &error[8..40]);
-        assert_eq!(checksum(pseudo, &error[40..]), [0, 0]);
+        let pseudo = Sum::default()
+            .add(&error[8..40])
+            .add_number(1240)
+            .add_number(58);
+        assert!(pseudo.add(&error[40..]).is_valid());
         let unreachable = write(IcmpError::Unreachable, &ipv6(17, 9)).expect("answered");
         assert_eq!(unreachable[40..42], [1, 3]);
     }
