@@ -69,7 +69,7 @@ pub(crate) struct RunArgs {
         value_name = "KIND"
     )]
     pub(crate) kinds: Vec<Kind>,
-    /// Fewer measures and rounds: under four minutes, and less sure.
+    /// Fewer measures and rounds: quicker, and less sure.
     #[arg(long)]
     pub(crate) quick: bool,
     /// How often each is measured, in turns.
