@@ -116,6 +116,9 @@ pub(crate) struct RunArgs {
         value_parser = offload
     )]
     pub(crate) offload: Vec<(Offload, bool)>,
+    /// Whose ChaCha20-Poly1305 seals and opens packets.
+    #[arg(long, env = "PODWIRE_CIPHER", value_enum, default_value_t = CipherArg::Auto)]
+    pub(crate) cipher: CipherArg,
     /// What is logged: a level (error, warn, info, debug, trace, off), and TARGET=LEVEL for parts,
     /// separated by commas.
     #[arg(
@@ -222,6 +225,14 @@ pub(crate) enum HostNetworkPeersArg {
     Allow,
     /// Strict mode: no traffic with them.
     Refuse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CipherArg {
+    /// AVX-512 code where the processor has it, else AWS-LC.
+    Auto,
+    /// AWS-LC, whatever the processor has.
+    AwsLc,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -8,7 +8,7 @@ use podwire_core::mesh::{HostNetworkPeers, Policy};
 use podwire_core::node::{InvalidNodeName, NodeName};
 
 use crate::admin::SOCKET_NAME;
-use crate::args::{HostNetworkPeersArg, ModeArg, RunArgs};
+use crate::args::{CipherArg, HostNetworkPeersArg, ModeArg, RunArgs};
 use crate::transport::Offloads;
 
 /// Most lanes a node has: beyond eight cores one pair of nodes is limited by its NIC (DESIGN.md
@@ -51,6 +51,7 @@ pub(crate) struct Config {
     pub(crate) run_dir: PathBuf,
     pub(crate) metrics_address: SocketAddr,
     pub(crate) offloads: Offloads,
+    pub(crate) cipher: CipherArg,
 }
 
 /// A flag whose value parses but cannot be meant.
@@ -127,6 +128,7 @@ impl Config {
             run_dir,
             metrics_address,
             offload,
+            cipher,
             log: _,
             log_format: _,
         } = args;
@@ -173,6 +175,7 @@ impl Config {
             run_dir,
             metrics_address,
             offloads,
+            cipher,
         })
     }
 }

@@ -2,6 +2,7 @@
 //! `cargo bench -p podwire-benches`, or `make bench-micro`.
 
 mod allocations;
+mod cipher;
 mod lookup;
 mod packet_path;
 mod plan;
@@ -15,6 +16,7 @@ criterion_group!(
     allocations::show,
     lookup::benches,
     packet_path::benches,
+    cipher::benches,
     records::benches,
     plan::benches
 );

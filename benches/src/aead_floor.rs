@@ -1,9 +1,9 @@
-//! The AEAD floor: what sealing and opening alone cost, with the cipher that boringtun uses.
+//! The AEAD floor: what sealing and opening alone cost, with AWS-LC, which is as fast as ring.
 
 use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Result, anyhow};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use rustix::time::{ClockId, clock_gettime};
 
 /// A full packet of a tunnel on Ethernet.

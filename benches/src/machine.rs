@@ -36,6 +36,12 @@ impl Machine {
         }
     }
 
+    /// Whether Podwire has code of its own for this processor's cipher.
+    pub(crate) fn has_avx512(&self) -> bool {
+        let has = |unit: &str| self.vector_units.iter().any(|name| name == unit);
+        has("avx512f") && has("avx512ifma")
+    }
+
     /// A word for the name of a folder: letters, digits and dashes of the processor's name.
     pub(crate) fn slug(&self) -> String {
         let name = self.cpu_model.to_lowercase();

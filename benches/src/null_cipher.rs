@@ -64,16 +64,17 @@ pub(crate) fn build(cache: &Path) -> Result<PathBuf> {
     let lock = fs::read_to_string(folder.join("Cargo.lock")).context("reading the lock file")?;
     ensure!(
         is_replaced(&lock),
-        "the build took the real ring: benches/null-cipher must have the version that Cargo.lock has"
+        "the build took a real cipher: benches/null-cipher must have the version that agent/ring has"
     );
     Ok(folder.join("target/release/podwire-agent"))
 }
 
-/// Whether ring is a folder's and not a registry's: cargo only warns when a patch does not fit.
+/// Whether boringtun takes the ring that does nothing: cargo only warns when a patch does not fit.
+/// agent/ring is there, too, as a member of the workspace.
 fn is_replaced(lock: &str) -> bool {
     let mut packages = lock.split("[[package]]");
-    let ring = packages.find(|package| package.contains("name = \"ring\""));
-    ring.is_some_and(|package| !package.contains("source = "))
+    let boringtun = packages.find(|package| package.contains("name = \"boringtun\""));
+    boringtun.is_some_and(|package| package.contains("+null\""))
 }
 
 #[cfg(test)]
@@ -82,11 +83,12 @@ mod tests {
 
     #[test]
     fn a_real_ring_is_told_from_the_one_that_does_nothing() {
-        let real = "[[package]]\nname = \"ring\"\nversion = \"1\"\nsource = \"registry\"\n\n";
-        let null = "[[package]]\nname = \"ring\"\nversion = \"1\"\n\n";
-        let other = "[[package]]\nname = \"other\"\nsource = \"registry\"\n";
-        assert!(!is_replaced(&format!("{real}{other}")));
-        assert!(is_replaced(&format!("{null}{other}")));
-        assert!(!is_replaced(other));
+        let rings = "[[package]]\nname = \"ring\"\nversion = \"1+null\"\n\n";
+        let boringtun = |ring: &str| {
+            format!("{rings}[[package]]\nname = \"boringtun\"\ndependencies = [\n {ring},\n]\n")
+        };
+        assert!(is_replaced(&boringtun("\"ring 1+null\"")));
+        assert!(!is_replaced(&boringtun("\"ring 1\"")));
+        assert!(!is_replaced(rings));
     }
 }

@@ -16,6 +16,8 @@ struct Promise {
     name: &'static str,
     figure: Figure,
     bound: Bound,
+    /// The same where the processor has AVX-512, when it is more.
+    with_avx512: Option<Bound>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -30,47 +32,55 @@ const PROMISES: &[Promise] = &[
         name: "ratio_tcp1",
         figure: |summary| summary.ratio_tcp1,
         bound: Bound::AtLeast(1.5),
+        with_avx512: Some(Bound::AtLeast(1.8)),
     },
     Promise {
         name: "ratio_tcp4",
         figure: |summary| summary.ratio_tcp4,
         bound: Bound::AtLeast(1.9),
+        with_avx512: Some(Bound::AtLeast(2.3)),
     },
     Promise {
         name: "ratio_cpu",
         figure: |summary| summary.ratio_cpu,
         bound: Bound::AtMost(0.6),
+        with_avx512: Some(Bound::AtMost(0.46)),
     },
     Promise {
         name: "ratio_cpu_floor",
         figure: |summary| summary.ratio_cpu_floor,
         bound: Bound::AtMost(2.6),
+        with_avx512: Some(Bound::AtMost(2.2)),
     },
     Promise {
         name: "ratio_pps_64",
         figure: |summary| summary.ratio_pps_64,
         bound: Bound::AtLeast(2.2),
+        with_avx512: None,
     },
     Promise {
         name: "ratio_rtt_p50",
         figure: |summary| summary.ratio_rtt_p50,
         bound: Bound::AtMost(1.0),
+        with_avx512: None,
     },
     Promise {
         name: "ratio_rtt_loaded_p99",
         figure: |summary| summary.ratio_rtt_loaded_p99,
         bound: Bound::AtMost(0.5),
+        with_avx512: None,
     },
 ];
 
 impl Promise {
     /// What is to be told when this run does not keep it: what was not measured is not kept.
-    fn broken(&self, summary: &Summary) -> Option<String> {
+    fn broken(&self, summary: &Summary, has_avx512: bool) -> Option<String> {
         let name = self.name;
         let Some(found) = (self.figure)(summary) else {
             return Some(format!("{name}: it was not measured in this run"));
         };
-        match self.bound {
+        let with_avx512 = self.with_avx512.filter(|_| has_avx512);
+        match with_avx512.unwrap_or(self.bound) {
             Bound::AtLeast(least) if found < least => Some(format!(
                 "{name}: {found:.3} is less than the promised {least}"
             )),
@@ -87,12 +97,14 @@ impl Promise {
 /// # Errors
 /// With one line for each promise that it does not keep.
 pub(crate) fn check(args: &PromisesArgs) -> Result<String> {
-    let summary = Summary::of(&output::read(&args.results)?);
+    let results = output::read(&args.results)?;
+    let summary = Summary::of(&results);
+    let has_avx512 = results.machine.has_avx512();
     ensure!(
         !summary.interrupted,
         "the run was interrupted: it proves nothing"
     );
-    let broken = broken(PROMISES, &summary);
+    let broken = broken(PROMISES, &summary, has_avx512);
     ensure!(
         broken.is_empty(),
         "promises are not kept:\n  {}",
@@ -101,8 +113,10 @@ pub(crate) fn check(args: &PromisesArgs) -> Result<String> {
     Ok(format!("all {} promises are kept\n", PROMISES.len()))
 }
 
-fn broken(promises: &[Promise], summary: &Summary) -> Vec<String> {
-    let broken = promises.iter().map(|promise| promise.broken(summary));
+fn broken(promises: &[Promise], summary: &Summary, has_avx512: bool) -> Vec<String> {
+    let broken = promises
+        .iter()
+        .map(|promise| promise.broken(summary, has_avx512));
     broken.flatten().collect()
 }
 
@@ -119,6 +133,7 @@ mod tests {
             name: "a_figure",
             figure,
             bound,
+            with_avx512: None,
         };
         let rows = [
             (Podwire, forward(1), 4.0, 6.0),
@@ -131,14 +146,20 @@ mod tests {
             promise(speed, Bound::AtLeast(2.0)),
             promise(cost, Bound::AtMost(0.75)),
         ];
-        assert_eq!(broken(&kept, &summary), Vec::<String>::new());
+        assert_eq!(broken(&kept, &summary, false), Vec::<String>::new());
         let others = [
             promise(speed, Bound::AtLeast(2.1)),
             promise(cost, Bound::AtMost(0.7)),
             promise(|summary| summary.ratio_tcp4, Bound::AtLeast(0.0)),
         ];
-        let told = broken(&others, &summary);
+        let told = broken(&others, &summary, true);
         assert_eq!(told.len(), 3, "{told:?}");
         assert!(told[2].contains("not measured"), "{told:?}");
+        let more = [Promise {
+            with_avx512: Some(Bound::AtLeast(2.1)),
+            ..promise(speed, Bound::AtLeast(2.0))
+        }];
+        assert_eq!(broken(&more, &summary, false), Vec::<String>::new());
+        assert_eq!(broken(&more, &summary, true).len(), 1);
     }
 }

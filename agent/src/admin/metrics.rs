@@ -38,6 +38,11 @@ struct OffloadLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CipherLabel {
+    cipher: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HandshakeLabels {
     message: &'static str,
     direction: &'static str,
@@ -60,6 +65,7 @@ pub(super) fn text(shown: &Shown, now: Instant) -> String {
         );
     }
     register_offloads(&mut registry, shown);
+    register_cipher(&mut registry, shown);
     register_control(&mut registry, &status);
     register_obstacles(&mut registry, &status);
     register_refusals(&mut registry, &status);
@@ -154,6 +160,17 @@ fn register_offloads(registry: &mut Registry, shown: &Shown) {
         "1 while the offload is in use; whether the kernel has refused it",
         family,
     );
+}
+
+/// Whose code it is shows in nothing but the processor's time.
+fn register_cipher(registry: &mut Registry, shown: &Shown) {
+    let Some(cipher) = shown.cipher.load_full() else {
+        return;
+    };
+    let cipher = cipher.to_string();
+    let family = Family::<CipherLabel, Gauge>::default();
+    family.get_or_create(&CipherLabel { cipher }).set(1);
+    registry.register("cipher", "1 for the code that seals packets", family);
 }
 
 /// One series for each of the first obstacles, so that an alert can name what to remove.

@@ -12,6 +12,7 @@ use podwire_core::desired_kernel::UnroutableReason;
 use podwire_core::kernel::Kernel;
 use podwire_core::mesh::DesiredMesh;
 use podwire_core::node::NodeName;
+use ring::cipher::Cipher;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -40,6 +41,7 @@ pub(crate) struct Shown {
     pub(crate) transport: ArcSwap<Vec<(Counter, u64)>>,
     /// What the kernel does for many packets at once, once the data plane runs.
     pub(crate) offloads: ArcSwapOption<OffloadsInUse>,
+    pub(crate) cipher: ArcSwapOption<Cipher>,
     /// The kernel state that the last pass brought about.
     pub(crate) kernel: ArcSwap<Kernel>,
     /// Peers whose packets have no way to go.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use podwire_core::key::PrivateKey;
 use podwire_dataplane::{Device, DeviceConfig, HANDSHAKES_PER_SECOND};
+use ring::cipher::Cipher;
 use tracing::{debug, info};
 
 use crate::state::SentStamps;
@@ -27,6 +28,8 @@ pub(super) struct DataPlaneInputs<'a> {
     pub(super) keeps_open: bool,
     /// What the kernel shall do for many packets at once.
     pub(super) offloads: Offloads,
+    /// Whose code seals and opens packets.
+    pub(super) cipher: Cipher,
 }
 
 /// The running data plane.
@@ -36,6 +39,7 @@ pub(super) struct DataPlane {
     transport: Transport,
     events: Arc<EventQueue>,
     offloads: Arc<OffloadsInUse>,
+    cipher: Cipher,
     name: String,
     lanes: usize,
     /// Whether the TUN device was opened after the plan that asks for it was made.
@@ -65,11 +69,13 @@ impl DataPlane {
             lanes,
             port = inputs.listen_port,
             device = inputs.device,
+            cipher = %inputs.cipher,
             "data plane started"
         );
         Ok(Self {
             events: transport.events(),
             offloads,
+            cipher: inputs.cipher,
             device,
             transport,
             name: inputs.device.to_owned(),
@@ -86,6 +92,11 @@ impl DataPlane {
     /// What the kernel does for many packets at once.
     pub(super) const fn offloads(&self) -> &Arc<OffloadsInUse> {
         &self.offloads
+    }
+
+    /// Whose code seals and opens packets.
+    pub(super) const fn cipher(&self) -> Cipher {
+        self.cipher
     }
 
     /// The initiations so far: peers remember the stamp of each.

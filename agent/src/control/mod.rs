@@ -2,6 +2,7 @@
 
 mod agent;
 mod boot;
+mod cipher;
 pub(crate) mod cleanup;
 mod closing;
 mod contradictions;

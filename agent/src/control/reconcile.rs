@@ -16,6 +16,7 @@ use podwire_dataplane::PeerConfig;
 use tracing::{debug, info, warn};
 
 use super::agent::{Agent, Cause};
+use super::cipher;
 use super::closing::{closes_without_a_table, is_guard, is_guard_unread, needs_data_plane};
 use super::contradictions::{self, Contradiction};
 use super::data_plane::{DataPlane, DataPlaneInputs};
@@ -282,6 +283,7 @@ impl Agent {
                 listen_port: self.config.listen_port,
                 keeps_open: !self.config.publish_endpoint,
                 offloads: self.config.offloads,
+                cipher: cipher::choose(self.config.cipher),
             })?;
             if has_predecessor {
                 started.device().succeed(Instant::now());
@@ -289,6 +291,7 @@ impl Agent {
             self.shown.device.store(Some(Arc::clone(started.device())));
             let offloads = Arc::clone(started.offloads());
             self.shown.offloads.store(Some(offloads));
+            self.shown.cipher.store(Some(Arc::new(started.cipher())));
             self.data_plane = Some(started);
         }
         self.tell_peers(mesh, underlay);

@@ -102,6 +102,48 @@ pub mod aead {
     }
 }
 
+/// Which code it is.
+pub mod cipher {
+    use core::fmt;
+
+    /// Whose code it is; it is nobody's.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Cipher;
+
+    impl fmt::Display for Cipher {
+        fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("none")
+        }
+    }
+
+    /// What was found; nothing was.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Finding {
+        /// Never.
+        Disagrees,
+        /// Always.
+        Missing,
+    }
+
+    /// The only one.
+    #[must_use]
+    pub const fn in_use() -> Cipher {
+        Cipher
+    }
+
+    /// The only one.
+    #[must_use]
+    pub const fn use_aws_lc() -> Cipher {
+        Cipher
+    }
+
+    /// Nothing.
+    #[must_use]
+    pub const fn found() -> Finding {
+        Finding::Missing
+    }
+}
+
 /// Comparisons.
 pub mod constant_time {
     use crate::error::Unspecified;

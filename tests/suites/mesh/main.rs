@@ -5,6 +5,7 @@
 
 mod bulk;
 mod change;
+mod ciphers;
 mod cleanup;
 mod ecn;
 mod host_network;
@@ -25,7 +26,7 @@ use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
     // The longest first, so that nothing waits for it at the end.
-    let suites: [&[Test]; 14] = [
+    let suites: [&[Test]; 15] = [
         rest::TESTS,
         scale::TESTS,
         change::TESTS,
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         start::TESTS,
         host_network::TESTS,
         paths::TESTS,
+        ciphers::TESTS,
         offloads::TESTS,
         lanes::TESTS,
         ecn::TESTS,
