@@ -32,6 +32,15 @@ test-interop: setup ## With other people's WireGuard, through a rekey (needs Go)
 	@command -v go >/dev/null || { echo "test-interop: Go is missing: https://go.dev/doc/install" >&2; exit 1; }
 	$(CARGO) test --locked -p podwire-testbed --test interop
 
+# For every agent of the suites, whose flags these are.
+FALLBACKS := TESTBED_PODWIRE_CIPHER=aws-lc \
+	TESTBED_PODWIRE_OFFLOAD=tun-gso=off,tun-gro=off,udp-gso=off,udp-gro=off
+
+.PHONY: test-fallbacks
+test-fallbacks: setup ## The suites of whole meshes without any offload and without AVX-512
+	$(FALLBACKS) $(CARGO) test --locked -p podwire-testbed \
+		--test mesh --test attacks --test faults --test refusals --test healing --test interop
+
 .PHONY: lint
 lint: setup ## Formatting and lints, as warnings are errors
 	$(CARGO) fmt --all --check

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{self, Context};
-use podwire_testbed::{IpVersion, Iperf, Testbed, Topology, matrix, until};
+use podwire_testbed::{IpVersion, Iperf, Node, ProcessMemory, Testbed, Topology, matrix, until};
 use serde_json::Value;
 
 /// WireGuard makes a new session every 120 s under load: two of them, and time around.
@@ -22,6 +22,12 @@ const BULK_SECONDS: u32 = 10;
 /// Two rekeys after the first handshake.
 const HANDSHAKES_MIN: u64 = 3;
 
+/// After so many every buffer has been in use, in either direction.
+const WARM_TRANSFERS: u32 = 4;
+
+/// What an agent may grow by afterwards, in KiB: two rekeys' sessions and the allocator's rest.
+const GROWTH_MAX: u64 = 1024;
+
 fn main() -> ExitCode {
     suite::run(vec![(
         "five_minutes_over_two_rekeys_lose_no_datagram",
@@ -35,6 +41,12 @@ fn handshakes(bed: &Testbed) -> Result<u64> {
     rows[0]["handshakes"]
         .as_u64()
         .with_context(|| format!("no handshakes in {rows}"))
+}
+
+/// Resident memory of each agent, in KiB.
+fn memory(bed: &Testbed) -> Result<Vec<u64>> {
+    let of = |node: &Node| Ok(ProcessMemory::of(node.agent_pid()?)?.resident);
+    bed.nodes().iter().map(of).collect()
 }
 
 #[expect(
@@ -63,6 +75,7 @@ fn soak(context: &Context) -> Result<()> {
         .map(|(from, to, version)| bed.udp_counter(from, to, *version, RATE))
         .collect::<Result<Vec<_>>>()?;
     let (start, mut bytes, mut transfers) = (std::time::Instant::now(), 0, 0_u32);
+    let mut warm = Vec::new();
     while start.elapsed() < SOAK {
         let (from, to) = if transfers % 2 == 0 {
             (one, two)
@@ -71,6 +84,9 @@ fn soak(context: &Context) -> Result<()> {
         };
         bytes += Iperf::new(from, to).seconds(BULK_SECONDS).run()?.bytes;
         transfers += 1;
+        if transfers == WARM_TRANSFERS {
+            warm = memory(&bed)?;
+        }
     }
     until(Duration::from_secs(60), "the second rekey", || {
         let handshakes = handshakes(&bed)?;
@@ -82,6 +98,14 @@ fn soak(context: &Context) -> Result<()> {
         start.elapsed().as_secs(),
         handshakes(&bed)?
     );
+    let end = memory(&bed)?;
+    println!("resident: {warm:?} KiB after {WARM_TRANSFERS} transfers, {end:?} KiB at the end");
+    for (warm, end) in warm.iter().zip(&end) {
+        ensure!(
+            *end <= warm + GROWTH_MAX,
+            "an agent grew from {warm} to {end} KiB"
+        );
+    }
     let mut lost = 0;
     for (counter, (from, to, version)) in counters.into_iter().zip(ways) {
         let count = counter.stop()?;

@@ -15,6 +15,10 @@ use crate::confinement::{Confined, Confinement};
 use crate::tun::TunFile;
 use crate::until::until;
 
+/// What the agents of all suites shall have in their environment has this in front instead of
+/// `PODWIRE_`, such as `TESTBED_PODWIRE_OFFLOAD` (`make test-fallbacks`).
+const FOR_AGENTS: &str = "TESTBED_PODWIRE_";
+
 /// A first start makes keys and a device and reads the registry; the machine may be busy.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -323,10 +327,13 @@ impl Node {
 
     fn agent_command(&self) -> Result<Command> {
         let mut command = Command::new(self.agent_program()?);
-        for (name, _) in std::env::vars_os() {
+        for (name, value) in std::env::vars_os() {
             // The agent reads its flags from these too: the caller's own must not count.
             if name.to_string_lossy().starts_with("PODWIRE_") {
-                command.env_remove(name);
+                command.env_remove(&name);
+            }
+            if let Some(meant) = name.to_str().and_then(|name| name.strip_prefix(FOR_AGENTS)) {
+                command.env(format!("PODWIRE_{meant}"), value);
             }
         }
         command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");

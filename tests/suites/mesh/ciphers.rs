@@ -18,6 +18,7 @@ const BYTES: usize = 3_000_001;
 fn both_ways(context: &Context) -> Result<()> {
     let bed = context.testbed(&Topology::new().nodes(2).pods_per_node(1))?;
     bed.node(1).set_agent_arguments(&["--cipher", "aws-lc"]);
+    bed.node(2).set_agent_arguments(&["--cipher", "auto"]);
     bed.start_agents()?;
     wait_peers(&bed)?;
     let uses = |node: u8, cipher: &str| -> Result<bool> {

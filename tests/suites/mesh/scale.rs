@@ -1,11 +1,10 @@
 //! A thousand nodes in the registry, one of them real.
 
-use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::suite::{Context, Test};
-use podwire_testbed::{Directory, Family, Manifest, Node, Testbed, Topology, until};
+use podwire_testbed::{Family, Node, PaperNode, Testbed, Topology, until};
 
 use podwire_testbed::agent_view::{CONVERGENCE, Status, peer, routes, status, wait_status};
 
@@ -17,103 +16,8 @@ pub(crate) const TESTS: &[Test] = &[(
 /// Records beside the real node's own.
 const OTHERS: u32 = 999;
 
-/// Where their pods are: /24s of this.
-const CLUSTER: &str = "10.128.0.0/10";
-
 /// Reading a thousand records and making a thousand routes.
 const DEADLINE: Duration = Duration::from_secs(120);
-
-/// One node that exists in the registry only. Its address is of the range for benchmarks
-/// (RFC 2544): the documentation ranges have too few.
-struct Record {
-    number: u32,
-    key_generation: u32,
-}
-
-impl Record {
-    fn name(&self) -> String {
-        format!("record-{}", self.number)
-    }
-
-    fn address(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() + 1 + self.number)
-    }
-
-    fn pod_cidr(&self) -> String {
-        let base = Ipv4Addr::new(10, 128, 0, 0).to_bits();
-        format!("{}/24", Ipv4Addr::from_bits(base + (self.number << 8)))
-    }
-
-    fn uid(&self) -> String {
-        format!("00000000-0000-4000-9000-{:012}", self.number)
-    }
-
-    /// 32 bytes that differ in each record and generation. Any of them is an X25519 public key as
-    /// long as the high bit is not set, as in all that `wg pubkey` prints.
-    fn public_key(&self) -> String {
-        let mut state = (u64::from(self.number) << 32) + u64::from(self.key_generation);
-        let mut bytes = Vec::new();
-        for _ in 0..4 {
-            // splitmix64
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut word = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            bytes.extend((word ^ (word >> 31)).to_le_bytes());
-        }
-        if let Some(last) = bytes.last_mut() {
-            *last &= 0x7f;
-        }
-        base64(&bytes)
-    }
-
-    fn manifest(&self) -> Result<Manifest> {
-        Ok(Manifest {
-            name: self.name(),
-            uid: self.uid(),
-            created: "2026-01-01T00:00:00Z".to_owned(),
-            annotations: [].into(),
-            pod_cidrs: vec![self.pod_cidr().parse()?],
-            addresses: vec![self.address().into()],
-        })
-    }
-
-    fn publish(&self, directory: &Directory) -> Result<()> {
-        let record = format!(
-            "apiVersion: v1\nkind: Node\nmetadata:\n  name: {}\n  uid: {}\n  annotations:\n    \
-             podwire.dev/mode: encrypted\n    podwire.dev/public-key: {}\n    \
-             podwire.dev/pod-cidrs: {}\n    podwire.dev/endpoints: {}:51880\n    \
-             podwire.dev/key-generation: \"{}\"\n",
-            self.name(),
-            self.uid(),
-            self.public_key(),
-            self.pod_cidr(),
-            self.address(),
-            self.key_generation
-        );
-        directory.replace(&directory.record_path(&self.name()), &record)
-    }
-}
-
-/// RFC 4648 §4, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut group = [0; 4];
-        group[1..=chunk.len()].copy_from_slice(chunk);
-        let bits = u32::from_be_bytes(group);
-        for place in 0..4 {
-            let sextet = (bits >> (18 - 6 * place)) & 63;
-            let letter = if place <= chunk.len() {
-                ALPHABET[sextet as usize]
-            } else {
-                b'='
-            };
-            text.push(char::from(letter));
-        }
-    }
-    text
-}
 
 /// Resident memory of a node's agent in KiB.
 fn resident_kib(node: &Node) -> Result<u64> {
@@ -135,17 +39,11 @@ fn scale(context: &Context) -> Result<()> {
         .nodes(1)
         .pods_per_node(1)
         .family(Family::V4)
-        .agent_arguments(&["--cluster-cidr", CLUSTER]);
+        .agent_arguments(&["--cluster-cidr", PaperNode::CLUSTER_CIDR]);
     let bed = context.testbed(&topology)?;
-    let mut records: Vec<_> = (0..OTHERS)
-        .map(|number| Record {
-            number,
-            key_generation: 1,
-        })
-        .collect();
+    let mut records: Vec<_> = (0..OTHERS).map(PaperNode::new).collect();
     for record in &records {
-        bed.directory().apply(&record.manifest()?)?;
-        record.publish(bed.directory())?;
+        record.join(bed.directory())?;
     }
     let node = bed.node(1);
     let start = Instant::now();
@@ -188,10 +86,9 @@ fn scale(context: &Context) -> Result<()> {
     clippy::print_stdout,
     reason = "the promise is to print time and memory"
 )]
-fn one_change(bed: &Testbed, changed: &mut Record, before: &Status) -> Result<()> {
+fn one_change(bed: &Testbed, changed: &mut PaperNode, before: &Status) -> Result<()> {
     let node = bed.node(1);
-    changed.key_generation = 2;
-    changed.publish(bed.directory())?;
+    changed.rotate(bed.directory())?;
     let start = Instant::now();
     until(CONVERGENCE, "the changed key", || {
         let row = peer(node, &changed.name())?;

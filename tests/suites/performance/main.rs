@@ -3,6 +3,7 @@
 
 mod clock;
 mod floods;
+mod full_speed;
 mod healing;
 mod measure;
 mod mode;
@@ -14,12 +15,13 @@ use std::process::ExitCode;
 use measure::Measure;
 
 fn main() -> ExitCode {
-    let measures: [&[Measure]; 5] = [
+    let measures: [&[Measure]; 6] = [
         healing::MEASURES,
         restart::MEASURES,
         mode::MEASURES,
         clock::MEASURES,
         outage::MEASURES,
+        full_speed::MEASURES,
     ];
     measure::run(&measures.concat(), floods::TESTS)
 }
