@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Kind {
     /// Throughput of 1, 4 and 16 TCP streams, one way, reverse and both at once.
     Tcp,
-    /// Packets a second over UDP, of 64, 512 and 1,200 bytes, with at most 0.1 % lost.
+    /// Packets a second over UDP, of 64, 512 and 1,200 bytes, one by one and in trains, with at
+    /// most 0.1 % lost.
     Udp,
     /// Round trips, on an idle path and beside one TCP stream.
     Rtt,
@@ -42,8 +43,13 @@ pub(crate) enum Direction {
 pub(crate) enum Measure {
     /// Gbit/s of payload received.
     Tcp { streams: u32, direction: Direction },
-    /// Packets received a second.
-    Udp { bytes: usize },
+    /// Packets received a second; in trains, what is due at once is given to the kernel in one
+    /// piece (UDP_SEGMENT), as senders of QUIC and of video do.
+    Udp {
+        bytes: usize,
+        #[serde(default)]
+        trains: bool,
+    },
     /// Microseconds; samples are the median round trip of one round.
     RttIdle,
     /// Microseconds, the 99th percentile of one round, while a TCP stream saturates the path.
@@ -59,13 +65,25 @@ pub(crate) enum Measure {
 /// Numbers of TCP streams.
 pub(crate) const STREAMS: [u32; 3] = [1, 4, 16];
 
-/// Payload bytes of UDP packets: a game's or DNS's, a codec's, QUIC's.
-pub(crate) const DATAGRAMS: [usize; 3] = [64, 512, 1200];
+/// UDP packets: a game's or DNS's, a codec's, QUIC's; the small ones in trains, too, because one by
+/// one their sender's own kernel is the limit of the fast.
+pub(crate) const DATAGRAMS: [Measure; 5] = [
+    Measure::udp(64, false),
+    Measure::udp(512, false),
+    Measure::udp(1200, false),
+    Measure::udp(64, true),
+    Measure::udp(512, true),
+];
 
 /// How many nodes send to one.
 pub(crate) const SENDERS: [u8; 3] = [2, 8, 32];
 
 impl Measure {
+    /// Packets of so many payload bytes.
+    pub(crate) const fn udp(bytes: usize, trains: bool) -> Self {
+        Self::Udp { bytes, trains }
+    }
+
     /// Every measure of a kind.
     pub(crate) fn of(kind: Kind) -> Vec<Self> {
         match kind {
@@ -73,7 +91,7 @@ impl Measure {
                 .into_iter()
                 .flat_map(|direction| STREAMS.map(|streams| Self::Tcp { streams, direction }))
                 .collect(),
-            Kind::Udp => DATAGRAMS.map(|bytes| Self::Udp { bytes }).to_vec(),
+            Kind::Udp => DATAGRAMS.to_vec(),
             Kind::Rtt => vec![Self::RttIdle, Self::RttLoaded],
             Kind::Connect => vec![Self::Connect],
             Kind::Many => SENDERS.map(|nodes| Self::Many { nodes }).to_vec(),
@@ -113,7 +131,10 @@ impl fmt::Display for Measure {
                 let plural = if *streams == 1 { "" } else { "s" };
                 format!("TCP, {streams} stream{plural}{way}")
             }
-            Self::Udp { bytes } => format!("UDP, {bytes} B"),
+            Self::Udp { bytes, trains } => {
+                let how = if *trains { " in trains" } else { "" };
+                format!("UDP, {bytes} B{how}")
+            }
             Self::RttIdle => "round trip, idle, median".to_owned(),
             Self::RttLoaded => "round trip beside a TCP stream, p99".to_owned(),
             Self::Connect => "TCP connections".to_owned(),

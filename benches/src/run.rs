@@ -294,7 +294,7 @@ fn in_turns(all: impl Iterator<Item = Implementation>, round: u32) -> Vec<Implem
 fn is_quick(measure: Measure) -> bool {
     match measure {
         Measure::Tcp { streams, direction } => streams <= 4 && direction == Direction::Forward,
-        Measure::Udp { bytes } => bytes == 64,
+        Measure::Udp { bytes, trains } => bytes == 64 && !trains,
         Measure::Many { nodes } => nodes == SENDERS[0],
         Measure::RttIdle | Measure::RttLoaded | Measure::Connect | Measure::Start => true,
     }

@@ -30,6 +30,8 @@ pub(crate) struct Summary {
     pub(crate) ratio_pps_64: Option<f64>,
     pub(crate) ratio_pps_512: Option<f64>,
     pub(crate) ratio_pps_1200: Option<f64>,
+    pub(crate) ratio_pps_64_trains: Option<f64>,
+    pub(crate) ratio_pps_512_trains: Option<f64>,
     pub(crate) ratio_rtt_p50: Option<f64>,
     pub(crate) ratio_rtt_loaded_p99: Option<f64>,
     /// Of one TCP stream, to plain routes.
@@ -47,7 +49,7 @@ impl Summary {
             Some(ratio.median)
         };
         let to_go = |measure| ratio(results, Podwire, WireguardGo, measure, value);
-        let udp = |bytes| to_go(Measure::Udp { bytes });
+        let udp = |bytes, trains| to_go(Measure::udp(bytes, trains));
         let cpu = |streams| ratio(results, Podwire, WireguardGo, forward(streams), cpu_per_gib);
         let floor = |streams| ratio_to_floor(results, Podwire, forward(streams));
         let plain = ratio(results, Podwire, Implementation::Plain, forward(1), value);
@@ -63,9 +65,11 @@ impl Summary {
             ratio_cpu_tcp4: median(cpu(4)),
             ratio_cpu_floor: median(floor(1)),
             ratio_cpu_floor_tcp4: median(floor(4)),
-            ratio_pps_64: median(udp(64)),
-            ratio_pps_512: median(udp(512)),
-            ratio_pps_1200: median(udp(1200)),
+            ratio_pps_64: median(udp(64, false)),
+            ratio_pps_512: median(udp(512, false)),
+            ratio_pps_1200: median(udp(1200, false)),
+            ratio_pps_64_trains: median(udp(64, true)),
+            ratio_pps_512_trains: median(udp(512, true)),
             ratio_rtt_p50: median(to_go(Measure::RttIdle)),
             ratio_rtt_loaded_p99: median(to_go(Measure::RttLoaded)),
             ratio_plain_tcp1: median(plain),

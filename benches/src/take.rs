@@ -10,7 +10,7 @@ use podwire_testbed::{IpVersion, Iperf, IperfDirection, Testbed};
 use crate::contestant::Contestant;
 use crate::load::bulk::Bulk;
 use crate::load::connections;
-use crate::load::datagrams::{Count, Receiver};
+use crate::load::datagrams::{Count, Datagrams, Receiver};
 use crate::load::round_trips::{Answerer, QUESTION_BYTES};
 use crate::measure::{Direction, Measure};
 use crate::rate_search::RateSearch;
@@ -78,7 +78,9 @@ impl Method {
         let before = contestant.carried_bytes()?;
         let taken = match measure {
             Measure::Tcp { streams, direction } => self.tcp(contestant, streams, direction),
-            Measure::Udp { bytes } => datagrams(contestant, bytes, near),
+            Measure::Udp { bytes, trains } => {
+                datagrams(contestant, Datagrams { bytes, trains }, near)
+            }
             Measure::RttIdle => round_trips(contestant, None),
             Measure::RttLoaded => round_trips(contestant, Some(&self.congestion)),
             Measure::Connect => connect(contestant),
@@ -123,7 +125,7 @@ fn address(contestant: &Contestant, node: u8) -> Result<IpAddr> {
 
 /// The highest rate of which at most [`LOSS_MAX`] is lost and [`BEHIND_MAX`] is behind. `near` is
 /// what an earlier round has found.
-fn datagrams(contestant: &Contestant, bytes: usize, near: Option<f64>) -> Result<Taken> {
+fn datagrams(contestant: &Contestant, datagrams: Datagrams, near: Option<f64>) -> Result<Taken> {
     let receiver = Receiver::start(contestant.pod(2), address(contestant, 2)?)?;
     let processes = contestant.processes()?;
     let mut best: Option<(Count, Costs)> = None;
@@ -131,9 +133,9 @@ fn datagrams(contestant: &Contestant, bytes: usize, near: Option<f64>) -> Result
     let (mut failed, mut not_sent) = (0, 0);
     while let Some(rate) = search.next() {
         let window = Window::begin(&processes)?;
-        let count = receiver.measure(contestant.pod(1), bytes, rate, TRY)?;
+        let count = receiver.measure(contestant.pod(1), datagrams, rate, TRY)?;
         let costs = Costs {
-            bytes: count.received * bytes as u64,
+            bytes: count.received * datagrams.bytes as u64,
             packets: count.received,
             ..window.end()?
         };

@@ -1,4 +1,6 @@
 //! Datagrams at a steady rate, many a system call, each counted where it arrives.
+//!
+//! One by one (`sendmmsg`), or in trains (UDP_SEGMENT): each way, all that are due are one call.
 
 use std::io;
 use std::mem;
@@ -30,6 +32,23 @@ const SETTLING_TIME: Duration = Duration::from_millis(60);
 
 /// A path that is still not quiet then is flooded by somebody else.
 const SETTLING_MAX: Duration = Duration::from_secs(2);
+
+/// What is sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Datagrams {
+    /// Payload of each.
+    pub(crate) bytes: usize,
+    /// Whether the kernel gets what is due at once in one piece.
+    pub(crate) trains: bool,
+}
+
+impl Datagrams {
+    /// Most of one message, which is less than 64 KiB.
+    fn of_a_train(self) -> usize {
+        const TRAIN_BYTES: usize = 60_000;
+        (TRAIN_BYTES / self.bytes).clamp(1, BATCH)
+    }
+}
 
 /// What became of one run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -88,17 +107,17 @@ impl Receiver {
         Ok(Self { service, received })
     }
 
-    /// Sends it datagrams of so many payload bytes at this rate for so long, and counts.
+    /// Sends it datagrams at this rate for so long, and counts.
     pub(crate) fn measure(
         &self,
         from: &Host,
-        bytes: usize,
+        datagrams: Datagrams,
         per_second: f64,
         duration: Duration,
     ) -> Result<Count> {
         let socket = self.service.connect(from)?;
         let before = self.received.load(Ordering::Relaxed);
-        let (sent, seconds) = send(&socket, bytes, per_second, duration)?;
+        let (sent, seconds) = send(&socket, datagrams, per_second, duration)?;
         let in_time = self.received.load(Ordering::Relaxed) - before;
         self.settle();
         Ok(Count {
@@ -127,11 +146,14 @@ impl Receiver {
 /// Sends at a steady rate, as many datagrams a call as are due.
 fn send(
     socket: &UdpSocket,
-    bytes: usize,
+    datagrams: Datagrams,
     per_second: f64,
     duration: Duration,
 ) -> Result<(u64, f64)> {
-    let mut batch = Batch::new(bytes);
+    let mut batch = Batch::new(datagrams);
+    if datagrams.trains {
+        set_segment(socket, datagrams.bytes)?;
+    }
     let (start, mut sent, mut offset) = (Instant::now(), 0_u64, 0.0_f64);
     while start.elapsed() < duration {
         let elapsed = start.elapsed().as_secs_f64();
@@ -176,16 +198,45 @@ fn headers(vectors: &mut [libc::iovec]) -> Box<[libc::mmsghdr]> {
     vectors.iter_mut().map(header).collect()
 }
 
+/// From now on a message is a train of datagrams of so many bytes (udp(7)).
+#[expect(unsafe_code, reason = "no crate here names this option")]
+fn set_segment(socket: &UdpSocket, bytes: usize) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
+    let length = libc::socklen_t::try_from(mem::size_of_val(&bytes)).map_err(io::Error::other)?;
+    // SAFETY: the value is an integer that lives as long as the call, and its length is its own.
+    let result = unsafe {
+        let value = ptr::from_ref(&bytes).cast();
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            value,
+            length,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// One system call's datagrams, all the same.
 struct Batch {
-    // The kernel reads it through `vectors`.
-    _payload: Box<[u8]>,
+    datagrams: Datagrams,
+    // The kernel reads it through `vectors`, too.
+    payload: Box<[u8]>,
     _vectors: Box<[libc::iovec]>,
     messages: Box<[libc::mmsghdr]>,
 }
 
 impl Batch {
-    fn new(bytes: usize) -> Self {
+    fn new(datagrams: Datagrams) -> Self {
+        let bytes = if datagrams.trains {
+            datagrams.bytes * datagrams.of_a_train()
+        } else {
+            datagrams.bytes
+        };
         let mut payload = vec![0x5a_u8; bytes].into_boxed_slice();
         let vector = libc::iovec {
             iov_base: payload.as_mut_ptr().cast(),
@@ -194,35 +245,50 @@ impl Batch {
         let mut vectors = vec![vector; BATCH].into_boxed_slice();
         let messages = headers(&mut vectors);
         Self {
-            _payload: payload,
+            datagrams,
+            payload,
             _vectors: vectors,
             messages,
         }
     }
 
+    /// How many the kernel took, of at most so many.
+    fn send(&mut self, socket: &UdpSocket, count: usize) -> io::Result<usize> {
+        if !self.datagrams.trains {
+            return self.send_singly(socket, count);
+        }
+        let bytes = self.datagrams.bytes;
+        let train = count.min(self.datagrams.of_a_train());
+        match socket.send(&self.payload[..train * bytes]) {
+            Ok(sent) => Ok(sent / bytes),
+            Err(error) if is_loss(&error) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
     /// How many the kernel took.
     #[expect(unsafe_code, reason = "std sends one datagram a call")]
-    fn send(&mut self, socket: &UdpSocket, count: usize) -> io::Result<usize> {
+    fn send_singly(&mut self, socket: &UdpSocket, count: usize) -> io::Result<usize> {
         let count = libc::c_uint::try_from(count.min(BATCH)).unwrap_or(0);
         // SAFETY: the headers point to vectors, and these to a payload, that live as long as self.
         let sent =
             unsafe { libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), count, 0) };
         match usize::try_from(sent) {
             Ok(sent) => Ok(sent),
-            // The receiver's ICMP error about an earlier one, or a full queue: that one is lost.
             Err(_) => match io::Error::last_os_error() {
-                error
-                    if matches!(
-                        error.raw_os_error(),
-                        Some(libc::ECONNREFUSED | libc::ENOBUFS | libc::EINTR)
-                    ) =>
-                {
-                    Ok(0)
-                }
+                error if is_loss(&error) => Ok(0),
                 error => Err(error),
             },
         }
     }
+}
+
+/// The receiver's ICMP error about an earlier one, or a full queue: that one is lost.
+fn is_loss(error: &io::Error) -> bool {
+    let loss = [libc::ECONNREFUSED, libc::ENOBUFS, libc::EINTR];
+    error
+        .raw_os_error()
+        .is_some_and(|code| loss.contains(&code))
 }
 
 /// Counts until it is told to stop.
@@ -283,6 +349,12 @@ mod tests {
 
     #[test]
     fn datagrams_are_sent_at_their_rate_and_all_counted() {
+        for trains in [false, true] {
+            count_all(Datagrams { bytes: 64, trains });
+        }
+    }
+
+    fn count_all(datagrams: Datagrams) {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         socket.set_read_timeout(Some(LOOK_INTERVAL)).expect("set");
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
@@ -295,7 +367,7 @@ mod tests {
             move || receive(&socket, &received, &stop)
         });
         let (sent, seconds) =
-            send(&sender, 64, 10_000.0, Duration::from_millis(500)).expect("sent");
+            send(&sender, datagrams, 10_000.0, Duration::from_millis(500)).expect("sent");
         thread::sleep(SETTLING_TIME);
         stop.set();
         thread.join().expect("ended");

@@ -43,7 +43,7 @@ pub(super) fn all(results: &Results) -> Result<Vec<(&'static str, String)>> {
         (
             "udp64",
             "UDP packets of 64 B a second, 0.1 % lost at most",
-            bars(results, Measure::Udp { bytes: 64 }, value),
+            bars(results, Measure::udp(64, false), value),
         ),
         (
             "rtt",
