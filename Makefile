@@ -24,6 +24,8 @@ lab: build ## Three nodes on this machine: reachability, proof of encryption, sp
 
 .PHONY: test
 test: setup ## Every test that fits a working day: units, properties, simulated time, real meshes
+	@[ "$$(uname -m)" != x86_64 ] || grep -qw avx512ifma /proc/cpuinfo || \
+		echo "test: this processor has no AVX-512: what agent/ring's tests say of that code is nothing" >&2
 	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked -p podwire-dataplane --features sim --test it
 

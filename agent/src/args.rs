@@ -116,7 +116,8 @@ pub(crate) struct RunArgs {
         value_parser = offload
     )]
     pub(crate) offload: Vec<(Offload, bool)>,
-    /// Whose ChaCha20-Poly1305 seals and opens packets.
+    /// Whose ChaCha20-Poly1305 seals and opens packets. An agent that ends by SIGILL at its start
+    /// runs where AVX-512 is claimed and not there: aws-lc does without.
     #[arg(long, env = "PODWIRE_CIPHER", value_enum, default_value_t = CipherArg::Auto)]
     pub(crate) cipher: CipherArg,
     /// What is logged: a level (error, warn, info, debug, trace, off), and TARGET=LEVEL for parts,

@@ -19,11 +19,11 @@ const PACKETS: u32 = 1 << 17;
 const PAYLOAD_BYTES: usize = PACKET_BYTES - 20 - 32;
 
 /// Processor seconds to seal and to open one GiB of TCP payload in packets of [`PACKET_BYTES`]:
-/// what both ends of a tunnel spend at least. All processors do it at once, as they do in a
-/// measurement: two that share a core are slower together.
+/// what both ends of a tunnel spend at least that use it, and a yardstick for others. All
+/// processors do it at once, as in a measurement: two that share a core are slower together.
 ///
 /// # Errors
-/// Never: the key has the length of one.
+/// The system's, and of a thread that failed.
 pub(crate) fn measure() -> Result<f64> {
     let processors = thread::available_parallelism()?.get();
     let spent: Vec<Result<f64>> = thread::scope(|scope| {

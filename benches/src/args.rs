@@ -9,7 +9,7 @@ use crate::measure::Kind;
 
 /// Rounds of a run: an odd number has a median that was measured.
 const ROUNDS: u32 = 5;
-const ROUNDS_QUICK: u32 = 3;
+const ROUNDS_QUICK: u32 = 2;
 
 /// Seconds of an iperf3 run: rounds tell more than longer ones.
 const SECONDS: u32 = 1;

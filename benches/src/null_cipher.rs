@@ -1,8 +1,9 @@
 //! The I/O floor: Podwire built with a cipher that does nothing.
 //!
 //! A folder of its own stands beside the build: links to the sources, a copy of the lock file, and
-//! a configuration that puts `benches/null-cipher` in the place of ring. The workspace's own files
-//! name none of it, so that no shipped build can pick it up.
+//! a configuration that puts `benches/null-cipher` in the place of ring. No dependency and no patch
+//! of the workspace names it, so that no shipped build can pick it up; and it ends where it is not
+//! told that it is meant.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,6 +12,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::foreign_wireguard;
+
+/// What tells an agent without a cipher that it is meant (`benches/null-cipher`).
+pub(crate) const MEANT: &str = "PODWIRE_BENCH_NULL_CIPHER";
 
 /// What the copy shows of the workspace.
 const SHOWN: [&str; 6] = [

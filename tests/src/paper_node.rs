@@ -66,8 +66,8 @@ impl PaperNode {
         format!("00000000-0000-4000-9000-{:012}", self.number)
     }
 
-    /// Its key: 32 bytes that differ in each record and generation. Any of them is an X25519 public key as
-    /// long as the high bit is not set, as in all that `wg pubkey` prints.
+    /// Its key: 32 bytes that differ in each record and generation. Any of them is an X25519 public
+    /// key as long as the high bit is not set, as in all that `wg pubkey` prints.
     #[must_use]
     pub fn public_key(&self) -> String {
         let mut state = (u64::from(self.number) << 32) + u64::from(self.key_generation);

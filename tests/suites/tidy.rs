@@ -177,6 +177,25 @@ fn only_the_transport_and_the_way_into_avx512_are_unsafe() {
 }
 
 #[test]
+fn boringtun_takes_the_ring_of_this_workspace_and_there_is_no_other() {
+    // Cargo only warns of a patch that fits nobody.
+    let lock = fs::read_to_string(root().join("Cargo.lock")).expect("a lock file");
+    let packages = |name: &str| -> Vec<&str> {
+        let name = format!("name = \"{name}\"\n");
+        let all = lock.split("[[package]]");
+        all.filter(|package| package.contains(&name)).collect()
+    };
+    let [ring] = packages("ring")[..] else {
+        panic!("several packages are called ring");
+    };
+    assert!(!ring.contains("source = "), "it is a registry's: {ring}");
+    let [boringtun] = packages("boringtun")[..] else {
+        panic!("several packages are called boringtun");
+    };
+    assert!(boringtun.contains("\n \"ring\",\n"), "{boringtun}");
+}
+
+#[test]
 fn the_protocol_engine_is_named_in_one_file() {
     let named: Vec<PathBuf> = sources("agent")
         .into_iter()

@@ -11,14 +11,13 @@
 //! | [`icmp`] | pods | answers are well-formed, quote what they answer, and answer no error |
 //! | [`cut_packet`] | the kernel | segments are packets whose payload is that of the whole |
 //! | [`coalescing`] | peers | what is joined and cut again is what came |
-//! | [`cipher`] | pods, peers | what is sealed and opened is what two other implementations say |
+//! | [`sealing`] | pods, peers | what is sealed and opened is what two other implementations say |
 //! | [`record`] | other nodes | what is read is what is written; no other pair changes |
 //! | [`manifest`] | the directory's writers | what is read is what is written |
 //! | [`admin`] | local processes | every request is answered and nothing hangs |
 #![forbid(unsafe_code)]
 
 pub mod admin;
-pub mod cipher;
 pub mod coalescing;
 pub mod cut_packet;
 pub mod icmp;
@@ -27,6 +26,7 @@ mod input;
 pub mod manifest;
 pub mod overlay;
 pub mod record;
+pub mod sealing;
 mod shown_text;
 pub mod underlay;
 mod wireguard_peer;
@@ -42,7 +42,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("icmp", icmp::one),
     ("cut_packet", cut_packet::one),
     ("coalescing", coalescing::one),
-    ("cipher", cipher::one),
+    ("sealing", sealing::one),
     ("record", record::one),
     ("manifest", manifest::one),
     ("admin", admin::one),

@@ -70,7 +70,7 @@ replays! {
     the_corpus_of_icmp_errors_holds = "icmp",
     the_corpus_of_cut_packets_holds = "cut_packet",
     the_corpus_of_coalescing_holds = "coalescing",
-    the_corpus_of_the_cipher_holds = "cipher",
+    the_corpus_of_sealing_holds = "sealing",
     the_corpus_of_records_holds = "record",
     the_corpus_of_manifests_holds = "manifest",
     the_corpus_of_admin_requests_holds = "admin",

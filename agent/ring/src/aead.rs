@@ -9,6 +9,7 @@ pub use aws_lc_rs::aead::{Aad, Algorithm, CHACHA20_POLY1305, Nonce};
 
 #[cfg(target_arch = "x86_64")]
 use crate::avx512::Avx512;
+use crate::cipher::Cipher;
 
 /// Bytes of a key of ChaCha20-Poly1305.
 const KEY_BYTES: usize = 32;
@@ -26,7 +27,8 @@ impl AsRef<[u8]> for Tag {
     }
 }
 
-type KeyBytes = Zeroizing<[u8; KEY_BYTES]>;
+/// On the heap, so that a moved key leaves no copy behind.
+type KeyBytes = Box<Zeroizing<[u8; KEY_BYTES]>>;
 
 /// A key that is bound to no way of using it, as ring has it.
 pub struct UnboundKey(KeyBytes);
@@ -40,8 +42,12 @@ impl UnboundKey {
         if *algorithm != CHACHA20_POLY1305 {
             return Err(Unspecified);
         }
-        let key = key.try_into().map_err(|_| Unspecified)?;
-        Ok(Self(Zeroizing::new(key)))
+        if key.len() != KEY_BYTES {
+            return Err(Unspecified);
+        }
+        let mut bytes = Box::new(Zeroizing::new([0; KEY_BYTES]));
+        bytes.copy_from_slice(key);
+        Ok(Self(bytes))
     }
 }
 
@@ -65,12 +71,18 @@ impl LessSafeKey {
     /// The same key, for the code that this process uses ([`crate::cipher`]).
     #[must_use]
     pub fn new(key: UnboundKey) -> Self {
+        Self::with(crate::cipher::in_use(), key)
+    }
+
+    fn with(cipher: Cipher, key: UnboundKey) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if crate::cipher::in_use() == crate::cipher::Cipher::Avx512
+        if cipher == Cipher::Avx512
             && let Some(avx512) = Avx512::detect()
         {
             return Self(Code::Avx512(avx512, key.0));
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = cipher;
         Self(Code::AwsLc(aws_lc_key(&key.0)))
     }
 
@@ -98,7 +110,8 @@ impl LessSafeKey {
     /// Verifies the tag behind the data and decrypts them in place (RFC 8439 §2.8).
     ///
     /// # Errors
-    /// The tag is not theirs: nothing is decrypted then, and what they hold is not said.
+    /// The tag is not theirs: no plaintext is left then. The data are as they were (AVX-512), or
+    /// zeros (AWS-LC).
     pub fn open_in_place<'data, A: AsRef<[u8]>>(
         &self,
         nonce: Nonce,
@@ -125,7 +138,8 @@ impl fmt::Debug for LessSafeKey {
     }
 }
 
-/// Whether it is a packet of a tunnel: no additional data, no more than IP can carry.
+/// Whether it is a packet of a tunnel, as boringtun 0.7 seals it: no additional data (those of its
+/// handshakes are a hash), and no longer than such a packet can be.
 #[cfg(target_arch = "x86_64")]
 fn takes<A: AsRef<[u8]>>(aad: &Aad<A>, bytes: usize) -> bool {
     aad.as_ref().is_empty() && bytes <= crate::avx512::BYTES_MAX
@@ -147,3 +161,6 @@ pub(crate) fn aws_lc_key(key: &[u8; KEY_BYTES]) -> aws_lc_rs::aead::LessSafeKey 
         .expect("a key of ChaCha20-Poly1305 has 32 bytes");
     aws_lc_rs::aead::LessSafeKey::new(key)
 }
+
+#[cfg(test)]
+mod tests;

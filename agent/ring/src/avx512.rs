@@ -1,5 +1,5 @@
-//! ChaCha20-Poly1305 (RFC 8439 §2.8) without additional data, in AVX-512 with IFMA: Ice Lake and
-//! Zen 4 and later.
+//! ChaCha20-Poly1305 (RFC 8439 §2.8) without additional data, in AVX-512 with IFMA: servers from
+//! Ice Lake on, and Zen 4 and later.
 //!
 //! A packet of 1,420 bytes and the block of its one-time key are just 24 blocks of ChaCha20, which
 //! 24 of the 32 registers hold at once; its tag is computed from eight blocks of 16 bytes at a
@@ -13,8 +13,8 @@ use aws_lc_rs::error::Unspecified;
 
 use self::chacha20::{BLOCK_BYTES, BLOCKS_OF_A_QUAD};
 
-/// The longest that is taken: more than any packet of IP, and far from the end of the counter of
-/// blocks.
+/// The longest that is taken: more than any packet that UDP carries, and far from the end of the
+/// counter of blocks.
 pub(crate) const BYTES_MAX: usize = 1 << 17;
 
 /// Most quads of blocks at once: six fill 24 of 32 registers.

@@ -5,6 +5,7 @@ use podwire_testbed::{IpVersion, Protocol, Testbed, Topology, agent_view, until}
 
 use super::{Contestant, Counter};
 use crate::implementation::Implementation;
+use crate::null_cipher;
 use crate::programs::Programs;
 
 /// What Podwire's implementations need of a topology; others' stays as it is.
@@ -33,6 +34,11 @@ pub(super) fn start(contestant: &mut Contestant) -> Result<()> {
     let is_plaintext = contestant.implementation == Implementation::PodwireHostNetwork;
     if is_plaintext {
         bed.allow_plaintext();
+    }
+    if contestant.implementation == Implementation::NullCipher {
+        for node in bed.nodes() {
+            node.set_agent_environment(null_cipher::MEANT, "1");
+        }
     }
     bed.start_agents()?;
     agent_view::wait_peers(bed)?;

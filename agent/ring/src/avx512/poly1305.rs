@@ -1,5 +1,10 @@
-//! Poly1305 (RFC 8439 §2.5) in limbs of 44, 44 and 42 bits, the widest whose products the 52-bit
-//! multiplier takes: eight blocks at a time where there are enough, else one.
+//! Poly1305 (RFC 8439 §2.5) in limbs of 44, 44 and 42 bits, three being the fewest whose multiples
+//! by 20 stay within the multiplier's 52: eight blocks at a time where there are enough, else one.
+//!
+//! Worst cases, all bits of key and message set, in bits of the greatest limb: into the multiplier
+//! 45.0, multiples by 20 48.4; sums of products 54.6 and 44.1; out of `reduce` 44.1; the sum of
+//! eight lanes 47.0, and with a block 47.2 into `multiply`, whose columns have 93.8 and whose carry
+//! has 49.5.
 
 use core::arch::x86_64::{
     __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_broadcastq_epi64, _mm512_castsi512_si128,
@@ -31,7 +36,7 @@ const TOP_BIT: u64 = 1 << (128 - 88);
 const CLAMP: u128 = 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff;
 
 /// A number modulo 2^130 - 5, least limb first; after a multiplication each limb is less than one
-/// bit above its width.
+/// bit above its width, as the sum of eight lanes less than four.
 type Limbs = [u64; 3];
 
 /// The tag of ciphertext without additional data (RFC 8439 §2.8), by a key that is used once.
@@ -93,7 +98,7 @@ fn carry([low, middle, high]: Limbs) -> Limbs {
 /// The same number below 2^130, each limb within its width.
 fn whole(sum: Limbs) -> Limbs {
     let mut sum = carry(sum);
-    // Once for what was above, once for what that carries.
+    // Once for what was above, once for what that may carry.
     for _ in 0..2 {
         let above = sum[2] >> 42;
         sum[2] &= MASK_42;
@@ -109,6 +114,10 @@ fn whole(sum: Limbs) -> Limbs {
     reason = "masked, or a carry of less than 64 bits"
 )]
 fn multiply(a: Limbs, b: Limbs) -> Limbs {
+    debug_assert!(
+        a.iter().chain(&b).all(|limb| *limb < 1 << 48),
+        "{a:?} {b:?}"
+    );
     let [a, [b0, b1, b2]] = [a.map(u128::from), b.map(u128::from)];
     let (b1_down, b2_down) = (b1 * 20, b2 * 20);
     let low = a[0] * b0 + a[1] * b2_down + a[2] * b1_down;
@@ -244,7 +253,8 @@ fn none() -> Products {
     }
 }
 
-/// Adds the products of each lane. No limb of either side may have more than 52 bits.
+/// Adds the products of each lane. Of more than 52 bits of a limb or of its multiple by 20 the
+/// multiplier would take the low ones and say nothing.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma")]
 fn add_products(products: Products, a: WideLimbs, b: &Factor) -> Products {
