@@ -9,7 +9,7 @@ use crate::measure::Kind;
 
 /// Rounds of a run: an odd number has a median that was measured.
 const ROUNDS: u32 = 5;
-const ROUNDS_QUICK: u32 = 2;
+const ROUNDS_QUICK: u32 = 3;
 
 /// Seconds of an iperf3 run: rounds tell more than longer ones.
 const SECONDS: u32 = 1;
@@ -69,7 +69,8 @@ pub(crate) struct RunArgs {
         value_name = "KIND"
     )]
     pub(crate) kinds: Vec<Kind>,
-    /// Fewer measures and rounds: quicker, and less sure.
+    /// Fewer measures and rounds, and none of Podwire's variants (one lane, host-network mode, null
+    /// cipher) unless --impl names them: quicker, and less sure.
     #[arg(long)]
     pub(crate) quick: bool,
     /// How often each is measured, in turns.
@@ -91,7 +92,10 @@ impl RunArgs {
     pub(crate) fn implementations(&self) -> Vec<Implementation> {
         let mut wanted = self.implementations.clone();
         if wanted.is_empty() {
-            wanted = Implementation::value_variants().to_vec();
+            let all = Implementation::value_variants().iter().copied();
+            wanted = all
+                .filter(|one| !self.quick || !one.is_variant_of_podwire())
+                .collect();
         }
         wanted.sort_unstable();
         wanted.dedup();

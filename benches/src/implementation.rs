@@ -46,6 +46,11 @@ impl Implementation {
         !matches!(self, Self::Plain | Self::Vxlan | Self::KernelWireguard)
     }
 
+    /// Whether it is Podwire otherwise than by default, to be compared with itself.
+    pub(crate) fn is_variant_of_podwire(self) -> bool {
+        self.is_podwire() && self != Self::Podwire
+    }
+
     /// Whether Podwire's agent carries it or sets it up.
     pub(crate) fn is_podwire(self) -> bool {
         matches!(
