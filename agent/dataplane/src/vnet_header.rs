@@ -59,6 +59,14 @@ pub struct VnetHeader {
 }
 
 impl VnetHeader {
+    /// About how many packets one of `length` bytes is cut into: its headers count as payload.
+    #[must_use]
+    pub fn segment_count(&self, length: usize) -> usize {
+        self.segments.map_or(1, |segments| {
+            length.div_ceil(usize::from(segments.size).max(1))
+        })
+    }
+
     /// Reads one; none when it names a segmentation that was never asked for.
     #[must_use]
     pub fn decode(bytes: &[u8; VNET_HEADER]) -> Option<Self> {

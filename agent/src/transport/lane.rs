@@ -1,11 +1,14 @@
 //! The thread of one lane: receive first, then send, until there is nothing left; then wait.
 
+mod moderation;
 mod poller;
 mod sending;
 
+use std::num::NonZeroU64;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use podwire_dataplane::batch::{ROOM_MIN, SEGMENTS_MAX};
@@ -14,6 +17,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use tracing::debug;
 
+use self::moderation::Moderation;
 use self::poller::{Poller, Ready, Source};
 use super::counters::{Counter, Counters};
 use super::events::EventQueue;
@@ -72,6 +76,7 @@ pub(super) struct LaneThread {
     /// The socket whose buffer is full: lane and family.
     blocked: Option<(usize, Family)>,
     tick: Instant,
+    moderation: Moderation,
 }
 
 /// Ends the process when its thread panics: a node without one of its lanes looks alive and is not.
@@ -79,7 +84,7 @@ struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             std::process::abort();
         }
     }
@@ -111,6 +116,7 @@ impl LaneThread {
             deliver: OverlayBatch::with_capacity(OUTPUT_BYTES, OUTPUT_DESCRIPTORS),
             blocked: None,
             tick: Instant::now(),
+            moderation: Moderation::new(Instant::now()),
         };
         thread
             .poller
@@ -123,6 +129,8 @@ impl LaneThread {
     /// Runs until it is told to stop.
     pub(super) fn run(mut self) {
         let _guard = AbortOnPanic;
+        // Where it is refused, pauses take a little longer.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         loop {
             self.wait();
             if self.ready.has(Source::Bell) && !self.answer_bell() {
@@ -134,8 +142,12 @@ impl LaneThread {
                 self.handle_timeout(now);
             }
             self.flush();
-            self.receive(now);
-            self.transmit(now);
+            let datagrams = self.receive(now);
+            let packets = self.transmit(now);
+            let pause = self.moderation.after_round(now, packets, datagrams);
+            if !pause.is_zero() {
+                thread::sleep(pause);
+            }
         }
     }
 
@@ -207,9 +219,10 @@ impl LaneThread {
         self.tick = self.lane.poll_timeout().min(now + TICK_INTERVAL);
     }
 
-    /// Underlay to overlay, until a budget is used up.
-    fn receive(&mut self, now: Instant) {
+    /// Underlay to overlay, until a budget is used up; returns how many datagrams it received.
+    fn receive(&mut self, now: Instant) -> usize {
         self.handle_datagrams(now);
+        let mut datagrams = 0;
         for family in Family::BOTH {
             if !self.ready.has(Source::Udp(family)) {
                 continue;
@@ -218,19 +231,21 @@ impl LaneThread {
                 if !self.datagrams.is_empty() {
                     break;
                 }
-                let more = self.receive_batch(family);
+                let (received, more) = self.receive_batch(family);
+                datagrams += received;
                 self.handle_datagrams(now);
                 if !more {
                     break;
                 }
             }
         }
+        datagrams
     }
 
-    /// Receives one batch. False when there is no more to be had now.
-    fn receive_batch(&mut self, family: Family) -> bool {
+    /// Receives one batch: how many datagrams, and whether there may be more to be had now.
+    fn receive_batch(&mut self, family: Family) -> (usize, bool) {
         let Some(socket) = self.sockets[self.index].socket(family) else {
-            return false;
+            return (0, false);
         };
         self.datagrams.clear();
         let received = socket.receive(self.index, &mut self.datagrams);
@@ -241,14 +256,16 @@ impl LaneThread {
                 self.count(Counter::DatagramBytesReceived, received.bytes);
                 self.count(Counter::ReceiveTruncated, received.truncated);
                 // With fewer than asked for the next call would find nothing.
-                received.messages == udp::RECEIVE_MESSAGES && received.bytes < RECEIVE_BYTES_MAX
+                let more = received.messages == udp::RECEIVE_MESSAGES
+                    && received.bytes < RECEIVE_BYTES_MAX;
+                (received.datagrams, more)
             }
-            Err(Errno::AGAIN | Errno::INTR) => false,
+            Err(Errno::AGAIN | Errno::INTR) => (0, false),
             Err(error) => {
                 // Such as an ICMP error that a former send met: the call cleared it.
                 debug!(lane = self.index, %family, %error, "cannot receive");
                 self.count(Counter::ReceiveFailed, 1);
-                true
+                (0, true)
             }
         }
     }
@@ -266,19 +283,22 @@ impl LaneThread {
         }
     }
 
-    /// Overlay to underlay, until a budget is used up.
-    fn transmit(&mut self, now: Instant) {
+    /// Overlay to underlay, until a budget is used up; returns how many packets it read.
+    fn transmit(&mut self, now: Instant) -> usize {
         self.handle_packets(now);
-        if self.ready.has(Source::Tun) && self.packets.is_empty() && self.send.is_empty() {
-            self.read_packets();
-            self.handle_packets(now);
+        if !self.ready.has(Source::Tun) || !self.packets.is_empty() || !self.send.is_empty() {
+            return 0;
         }
+        let packets = self.read_packets();
+        self.handle_packets(now);
+        packets
     }
 
-    fn read_packets(&mut self) {
+    /// How many packets it read, the segments of each counted.
+    fn read_packets(&mut self) -> usize {
         self.packets.clear();
         let mut calls = 0;
-        let (mut bytes, mut malformed) = (0, 0);
+        let (mut bytes, mut segments, mut malformed) = (0, 0, 0);
         let mut failure = None;
         if let Some(tun) = &self.tun {
             while !self.packets.is_full() {
@@ -286,6 +306,7 @@ impl LaneThread {
                 match tun.queue.read(self.packets.room()) {
                     Ok(Some((length, vnet_header))) => {
                         bytes += length;
+                        segments += vnet_header.segment_count(length);
                         let start = self.packets.room_start();
                         self.packets.commit(Packet {
                             start,
@@ -314,6 +335,7 @@ impl LaneThread {
                 self.count(Counter::ReadFailed, 1);
             }
         }
+        segments
     }
 
     fn handle_packets(&mut self, now: Instant) {
