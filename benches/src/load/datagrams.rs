@@ -1,6 +1,7 @@
 //! Datagrams at a steady rate, many a system call, each counted where it arrives.
 //!
-//! One by one (`sendmmsg`), or in trains (UDP_SEGMENT): each way, all that are due are one call.
+//! One by one (`sendmmsg`), or in trains (UDP_SEGMENT): each way, all that are due are one call. Two
+//! sockets of the pod send, a thread for each: one alone is slower than a fast path.
 
 use std::io;
 use std::mem;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Error, Result, anyhow};
 use podwire_testbed::Host;
 
 use super::{Stop, UdpService};
@@ -22,6 +23,13 @@ const PORT: u16 = 5301;
 
 /// Datagrams of one system call: what both ends of the path take in one go anyway.
 const BATCH: usize = 64;
+
+/// Sockets that send, each at its share of the rate: as many as the least machine has processors.
+const SENDERS: u32 = 2;
+
+/// Datagrams of a train at least, as senders of QUIC and of video make them: shorter ones would
+/// measure how often the sender wakes up.
+const TRAIN_MIN: f64 = 16.0;
 
 /// A sender that was held up makes up for so much at most: more would be a burst and no rate.
 const LAG_MAX: Duration = Duration::from_millis(4);
@@ -115,9 +123,19 @@ impl Receiver {
         per_second: f64,
         duration: Duration,
     ) -> Result<Count> {
-        let socket = self.service.connect(from)?;
+        let sockets: Vec<UdpSocket> = (0..SENDERS)
+            .map(|_| self.service.connect(from))
+            .collect::<Result<_>>()?;
         let before = self.received.load(Ordering::Relaxed);
-        let (sent, seconds) = send(&socket, datagrams, per_second, duration)?;
+        let share = per_second / f64::from(SENDERS);
+        let (sent, seconds) = thread::scope(|scope| {
+            let start = |socket| scope.spawn(move || send(socket, datagrams, share, duration));
+            let threads: Vec<_> = sockets.iter().map(start).collect();
+            threads.into_iter().try_fold((0, 0.0_f64), |sum, thread| {
+                let (sent, seconds) = thread.join().map_err(|_| anyhow!("a sender panicked"))??;
+                Ok::<_, Error>((sum.0 + sent, sum.1.max(seconds)))
+            })
+        })?;
         let in_time = self.received.load(Ordering::Relaxed) - before;
         self.settle();
         Ok(Count {
@@ -154,20 +172,21 @@ fn send(
     if datagrams.trains {
         set_segment(socket, datagrams.bytes)?;
     }
+    let least = if datagrams.trains { TRAIN_MIN } else { 1.0 };
     let (start, mut sent, mut offset) = (Instant::now(), 0_u64, 0.0_f64);
     while start.elapsed() < duration {
         let elapsed = start.elapsed().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a count of a second")]
         let mut due = (elapsed - offset) * per_second - sent as f64;
-        let most = LAG_MAX.as_secs_f64() * per_second;
+        let most = (LAG_MAX.as_secs_f64() * per_second).max(least);
         if due > most {
             // Time that the sender did not have is not made up for.
             offset += (due - most) / per_second;
             due = most;
         }
-        if due < 1.0 {
+        if due < least {
             thread::sleep(Duration::from_secs_f64(
-                ((1.0 - due) / per_second).max(20e-6),
+                ((least - due) / per_second).max(20e-6),
             ));
             continue;
         }
