@@ -9,8 +9,8 @@ use podwire_core::key::PrivateKey;
 use podwire_core::mesh::EncryptedPair;
 use podwire_core::record;
 use podwire_dataplane::{
-    Datagram, Device, DeviceConfig, HANDSHAKES_PER_SECOND, Lane, OverlayBatch, PeerConfig,
-    UnderlayBatch,
+    Datagram, DeliveryBatch, Device, DeviceConfig, HANDSHAKES_PER_SECOND, Lane, OverlayBatch,
+    PeerConfig, UnderlayBatch,
 };
 use zeroize::Zeroizing;
 
@@ -39,7 +39,7 @@ pub(super) struct Tunnel {
     pub(super) packets: OverlayBatch,
     pub(super) datagrams: UnderlayBatch,
     pub(super) send: UnderlayBatch,
-    pub(super) deliver: OverlayBatch,
+    pub(super) deliver: DeliveryBatch,
 }
 
 impl Tunnel {
@@ -51,7 +51,7 @@ impl Tunnel {
             packets: OverlayBatch::with_capacity(BATCH_BYTES, BATCH),
             datagrams: UnderlayBatch::with_capacity(BATCH_BYTES, BATCH),
             send: UnderlayBatch::with_capacity(BATCH_BYTES, BATCH),
-            deliver: OverlayBatch::with_capacity(BATCH_BYTES, BATCH),
+            deliver: DeliveryBatch::with_capacity(BATCH_BYTES, BATCH),
         };
         tunnel.fill(1, 100);
         tunnel.send();

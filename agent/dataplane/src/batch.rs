@@ -7,9 +7,11 @@
 //!
 //! [`room`]: UnderlayBatch::room
 
+mod delivery;
 mod overlay;
 mod underlay;
 
+pub use delivery::{Delivery, DeliveryBatch};
 pub use overlay::{OverlayBatch, Packet};
 pub use underlay::{Datagram, SEGMENTS_MAX, UnderlayBatch};
 

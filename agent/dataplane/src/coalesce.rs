@@ -2,7 +2,7 @@
 //! offload does, by the same rules.
 //!
 //! Only a packet that a router may merge is merged: the kernel makes the same packets of it again.
-//! Only the last packet of a batch grows, so that the order of a flow stays what it is.
+//! Only the last packet of a flow grows, so that the flow's order stays what it is.
 
 use crate::checksum::Sum;
 use crate::ip_packet::{IPV4_HEADER, IPV6_HEADER};
@@ -15,8 +15,9 @@ use crate::vnet_header::{PartialChecksum, Segmentation, Segments, VnetHeader};
 /// header, is bounded alike for simplicity.
 const LENGTH_MAX: usize = 65_535;
 
-/// Datagrams of one packet at most, as in the kernel (`UDP_GRO_CNT_MAX`).
-const DATAGRAMS_MAX: usize = 64;
+/// Packets of one at most: datagrams as in the kernel (`UDP_GRO_CNT_MAX`). 65,535 bytes are 47 full
+/// TCP segments.
+pub const PIECES_MAX: usize = 64;
 
 /// Which protocols are merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +28,38 @@ pub struct Coalescing {
     pub udp: bool,
 }
 
-/// The last packet of a batch, while it may grow.
+/// The two ends of a TCP or UDP packet without options or extension headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    transport: Transport,
+    /// Source and destination, IPv4's in front.
+    addresses: [u8; 32],
+    ports: [u8; 4],
+    is_ipv4: bool,
+}
+
+impl Flow {
+    /// That of a packet; none when the packet does not show it.
+    pub(crate) fn of(packet: &[u8]) -> Option<Self> {
+        let (transport, start) = transport(packet)?;
+        let is_ipv4 = packet[0] >> 4 == 4;
+        let ends = &packet[if is_ipv4 {
+            12..IPV4_HEADER
+        } else {
+            8..IPV6_HEADER
+        }];
+        let mut addresses = [0; 32];
+        addresses[..ends.len()].copy_from_slice(ends);
+        Some(Self {
+            transport,
+            addresses,
+            ports: *packet.get(start..)?.first_chunk()?,
+            is_ipv4,
+        })
+    }
+}
+
+/// The last packet of a flow, while it may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Growing {
     transport: Transport,
@@ -74,11 +106,13 @@ impl Growing {
         })
     }
 
-    /// Whether `next`, a whole packet, follows `packet`, which has grown so far, as a router would
-    /// have it: then its payload is to be appended, which begins at the returned offset.
+    /// Whether `next`, a whole packet, follows `packet`, the first of what has grown so far, as a
+    /// router would have it: then its payload is to be appended, which begins at the returned
+    /// offset.
     pub(crate) fn take(&mut self, packet: &mut [u8], next: &[u8]) -> Option<usize> {
         let payload = next.len().checked_sub(self.headers)?;
         let fits = !self.is_complete
+            && self.count < PIECES_MAX
             && payload > 0
             && payload <= self.size
             && self.headers + self.payload + payload <= LENGTH_MAX;
@@ -147,7 +181,7 @@ impl Growing {
 
     fn follows_udp(&self, packet: &[u8], next: &[u8]) -> bool {
         let (udp, next) = (&packet[self.start..], &next[self.start..]);
-        self.count < DATAGRAMS_MAX && udp[..4] == next[..4] && is_whole_datagram(next)
+        udp[..4] == next[..4] && is_whole_datagram(next)
     }
 
     fn is_valid(&self, packet: &[u8]) -> bool {
@@ -157,12 +191,12 @@ impl Growing {
         has_valid_header && sum.add(transport).is_valid()
     }
 
-    /// Ends the growth of `packet`, all of its segments in it, and says what the kernel is told.
+    /// Ends the growth of `packet`, the first of what has grown, and says what the kernel is told.
     pub(crate) fn finish(&self, packet: &mut [u8]) -> VnetHeader {
         if self.count == 1 {
             return VnetHeader::default();
         }
-        let length = packet.len();
+        let length = self.headers + self.payload;
         let identification = identification(packet);
         set_length(packet, length, identification);
         let kind = match (self.transport, packet[0] >> 4) {
@@ -223,17 +257,17 @@ fn is_whole_datagram(udp: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::icmp::tests::{ipv4, ipv6};
 
-    const ALL: Coalescing = Coalescing {
+    pub(crate) const ALL: Coalescing = Coalescing {
         tcp: true,
         udp: true,
     };
 
     /// A TCP segment of 100 bytes of payload, this one of its flow, after a change to it.
-    fn segment(is_ipv4: bool, number: u8, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    pub(crate) fn segment(is_ipv4: bool, number: u8, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
         let mut packet = if is_ipv4 { ipv4(6, 120) } else { ipv6(6, 120) };
         let start = packet.len() - 120;
         let sequence = 1_000 + 100 * u32::from(number);

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::batch::{OverlayBatch, UnderlayBatch};
+use crate::batch::{DeliveryBatch, OverlayBatch, UnderlayBatch};
 use crate::device::Device;
 use crate::icmp::IcmpLimiter;
 use crate::jitter;
@@ -77,7 +77,7 @@ impl Lane {
         now: Instant,
         packets: &mut OverlayBatch,
         send: &mut UnderlayBatch,
-        deliver: &mut OverlayBatch,
+        deliver: &mut DeliveryBatch,
     ) {
         let table = self.device.table.load();
         let mut overlay = Overlay {
@@ -105,7 +105,7 @@ impl Lane {
         now: Instant,
         datagrams: &mut UnderlayBatch,
         send: &mut UnderlayBatch,
-        deliver: &mut OverlayBatch,
+        deliver: &mut DeliveryBatch,
     ) {
         let table = self.device.table.load();
         let mut underlay = Underlay {
@@ -125,7 +125,7 @@ impl Lane {
         &mut self,
         now: Instant,
         send: &mut UnderlayBatch,
-        _deliver: &mut OverlayBatch,
+        _deliver: &mut DeliveryBatch,
     ) {
         let table = self.device.table.load_full();
         if now < self.next_tick {

@@ -41,7 +41,7 @@ mod timers;
 mod transport_header;
 pub mod vnet_header;
 
-pub use batch::{Datagram, OverlayBatch, Packet, UnderlayBatch};
+pub use batch::{Datagram, DeliveryBatch, OverlayBatch, Packet, UnderlayBatch};
 pub use coalesce::Coalescing;
 pub use device::{Device, DeviceConfig, DeviceError, LANES_MAX};
 pub use drop_reason::DropReason;

@@ -3,9 +3,11 @@
 //! Each packet is a byte, of which the lowest bit says that its checksums are made right, two bytes
 //! for its length, and its bytes.
 
+use std::collections::BTreeSet;
+
 use podwire_dataplane::batch::ROOM_MIN;
-use podwire_dataplane::vnet_header::Segmentation;
-use podwire_dataplane::{Coalescing, OverlayBatch};
+use podwire_dataplane::coalesce::PIECES_MAX;
+use podwire_dataplane::{Coalescing, DeliveryBatch};
 
 use crate::inner_packet::InnerPacket;
 use crate::input::Input;
@@ -16,7 +18,7 @@ const PACKETS_MAX: usize = 128;
 /// One input.
 pub fn one(data: &[u8]) {
     let mut input = Input::new(data);
-    let mut batch = OverlayBatch::with_capacity(8 * ROOM_MIN, PACKETS_MAX);
+    let mut batch = DeliveryBatch::with_capacity(8 * ROOM_MIN, PACKETS_MAX);
     batch.set_coalescing(Coalescing {
         tcp: true,
         udp: true,
@@ -38,27 +40,46 @@ pub fn one(data: &[u8]) {
         packets.push(bytes);
     }
     let mut found = Vec::new();
-    for (packet, bytes) in batch.iter() {
-        if packet.vnet_header.segments.is_none() {
-            assert!(packet.vnet_header.checksum.is_none(), "untouched");
-            found.push(bytes.to_vec());
+    for packet in batch.iter() {
+        let (header, bytes) = (packet.vnet_header, packet.bytes());
+        assert!(packet.pieces().count() <= PIECES_MAX);
+        if header.segments.is_none() {
+            assert!(header.checksum.is_none(), "untouched");
+            found.push(bytes);
             continue;
         }
         let before = found.len();
-        let header = packet.vnet_header;
-        header.each_segment(bytes, |segment| found.push(segment.to_vec()));
+        header.each_segment(&bytes, |segment| found.push(segment.to_vec()));
         let joined = found.len() - before;
         assert!(joined > 1, "joined of several");
-        let is_udp = header
-            .segments
-            .is_some_and(|segments| segments.kind == Segmentation::Udp);
-        assert!(!is_udp || joined <= 64, "{joined} datagrams");
+        assert!(joined <= PIECES_MAX, "{joined} of one");
     }
     assert_eq!(found.len(), packets.len(), "none is lost or added");
-    for (found, packet) in found.iter_mut().zip(&mut packets) {
-        normalise(found, packet);
-        assert_eq!(found, packet, "the kernel makes the same of it again");
+    // Packets of one flow stay in their order, and those that do not show theirs among all.
+    let flows: BTreeSet<_> = packets.iter().map(|packet| flow(packet)).collect();
+    for wanted in flows {
+        let of_flow = |packet: &&mut Vec<u8>| {
+            let flow = flow(packet);
+            flow.is_none() || flow == wanted
+        };
+        let found: Vec<_> = found.iter_mut().filter(of_flow).collect();
+        let packets: Vec<_> = packets.iter_mut().filter(of_flow).collect();
+        assert_eq!(found.len(), packets.len(), "of {wanted:?}");
+        for (found, packet) in found.into_iter().zip(packets) {
+            normalise(found, packet);
+            assert_eq!(found, packet, "the kernel makes the same of it again");
+        }
     }
+}
+
+/// Protocol, addresses and ports, if a packet shows them at once.
+fn flow(packet: &[u8]) -> Option<Vec<u8>> {
+    let (protocol, ends) = match packet[0] {
+        0x45 if packet[6] & 0xbf == 0 && packet[7] == 0 => (packet[9], packet.get(12..24)?),
+        first if first >> 4 == 6 => (packet[6], packet.get(8..44)?),
+        _ => return None,
+    };
+    matches!(protocol, 6 | 17).then(|| [&[protocol], ends].concat())
 }
 
 /// Makes the checksums of a packet without options or extension headers right.

@@ -12,8 +12,8 @@ use podwire_core::record;
 use podwire_dataplane::batch::ROOM_MIN;
 use podwire_dataplane::packet_queue::QUEUE_PACKETS;
 use podwire_dataplane::{
-    Datagram, Device, DeviceConfig, DropReason, Ecn, Lane, OverlayBatch, PeerConfig, Traffic,
-    UnderlayBatch,
+    Datagram, DeliveryBatch, Device, DeviceConfig, DropReason, Ecn, Lane, OverlayBatch, PeerConfig,
+    Traffic, UnderlayBatch,
 };
 use zeroize::Zeroizing;
 
@@ -97,7 +97,7 @@ pub(crate) struct World {
     datagrams: UnderlayBatch,
     send: UnderlayBatch,
     packets: OverlayBatch,
-    deliver: OverlayBatch,
+    deliver: DeliveryBatch,
 }
 
 fn key(number: u8) -> PrivateKey {
@@ -192,7 +192,7 @@ impl World {
             datagrams: UnderlayBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
             send: UnderlayBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
             packets: OverlayBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
-            deliver: OverlayBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
+            deliver: DeliveryBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
         };
         match setup {
             Setup::Idle => {}
@@ -309,7 +309,7 @@ impl World {
         let delivered = self.deliver.iter();
         effects
             .delivered
-            .extend(delivered.map(|(_, bytes)| bytes.to_vec()));
+            .extend(delivered.map(|packet| packet.bytes()));
         self.send.clear();
         self.deliver.clear();
     }

@@ -11,8 +11,10 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use podwire_dataplane::batch::{ROOM_MIN, SEGMENTS_MAX};
-use podwire_dataplane::{Coalescing, Lane, OverlayBatch, Packet, UnderlayBatch, VnetHeader};
+use podwire_dataplane::batch::{Delivery, ROOM_MIN, SEGMENTS_MAX};
+use podwire_dataplane::{
+    Coalescing, DeliveryBatch, Lane, OverlayBatch, Packet, UnderlayBatch, VnetHeader,
+};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use tracing::debug;
@@ -48,6 +50,9 @@ const PACKET_BATCH_BYTES: usize = 8 * ROOM_MIN;
 const OUTPUT_BYTES: usize = 9 * ROOM_MIN;
 const OUTPUT_DESCRIPTORS: usize = 128;
 
+/// Packets that wait for one write or several: the bytes of the batch in full segments.
+const DELIVERED_MAX: usize = 512;
+
 /// How soon a datagram is tried again when the full buffer is that of another lane's socket, which
 /// only that lane watches. It happens only between nodes of different lane counts.
 const FOREIGN_SOCKET_RETRY: Duration = Duration::from_millis(1);
@@ -72,7 +77,7 @@ pub(super) struct LaneThread {
     /// To be sent. Empty between rounds unless a socket's buffer is full.
     send: UnderlayBatch,
     /// To be written to the TUN.
-    deliver: OverlayBatch,
+    deliver: DeliveryBatch,
     /// The socket whose buffer is full: lane and family.
     blocked: Option<(usize, Family)>,
     tick: Instant,
@@ -113,7 +118,7 @@ impl LaneThread {
             datagrams: UnderlayBatch::with_capacity(udp::RECEIVE_ROOM, udp::RECEIVE_MESSAGES),
             packets: OverlayBatch::with_capacity(PACKET_BATCH_BYTES, PACKETS_MAX),
             send: UnderlayBatch::with_capacity(OUTPUT_BYTES, OUTPUT_DESCRIPTORS),
-            deliver: OverlayBatch::with_capacity(OUTPUT_BYTES, OUTPUT_DESCRIPTORS),
+            deliver: DeliveryBatch::with_capacity(OUTPUT_BYTES, DELIVERED_MAX),
             blocked: None,
             tick: Instant::now(),
             moderation: Moderation::new(Instant::now()),
@@ -359,21 +364,21 @@ impl LaneThread {
         let counters = &self.shared.counters;
         let mut lost = false;
         let (mut packets, mut bytes) = (0, 0);
-        for (packet, content) in self.deliver.iter() {
+        for packet in self.deliver.iter() {
             let Some(tun) = self.tun.as_ref().filter(|_| !lost) else {
                 counters.add(Counter::WriteNoDevice, 1);
                 continue;
             };
-            let mut written = tun.queue.write(&packet.vnet_header, content);
+            let mut written = tun.queue.write(&packet.vnet_header, packet.pieces());
             if written == Err(Errno::INVAL) && packet.vnet_header.segments.is_some() {
                 // Such as Linux 6.6.44, of packets whose last segment is short.
                 self.offloads.give_up(Offload::TunGro, Errno::INVAL);
-                written = write_segments(&tun.queue, packet, content);
+                written = write_segments(&tun.queue, packet);
             }
             match written {
-                Ok(()) => {
+                Ok(length) => {
                     packets += 1;
-                    bytes += content.len();
+                    bytes += length;
                 }
                 Err(Errno::BADFD) => {
                     lost = true;
@@ -412,12 +417,13 @@ impl LaneThread {
     }
 }
 
-/// Writes a joined packet as what it was made of.
-fn write_segments(queue: &TunQueue, packet: &Packet, content: &[u8]) -> Result<(), Errno> {
-    let mut written = Ok(());
-    packet.vnet_header.each_segment(content, |segment| {
-        let one = queue.write(&VnetHeader::default(), segment);
-        written = written.and(one);
+/// Writes a joined packet as what it was made of; returns its bytes.
+fn write_segments(queue: &TunQueue, packet: Delivery<'_>) -> Result<usize, Errno> {
+    let content = packet.bytes();
+    let mut written = Ok(content.len());
+    packet.vnet_header.each_segment(&content, |segment| {
+        let one = queue.write(&VnetHeader::default(), std::iter::once(segment));
+        written = written.and_then(|bytes| one.map(|_| bytes));
     });
     written
 }

@@ -7,6 +7,7 @@ mod tests;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use podwire_dataplane::coalesce::PIECES_MAX;
 use podwire_dataplane::{VNET_HEADER, VnetHeader};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -204,14 +205,24 @@ impl TunQueue {
         Ok(length.checked_sub(VNET_HEADER).zip(header))
     }
 
-    /// Writes one packet.
+    /// Writes one packet, which is these pieces, at most [`PIECES_MAX`]; returns its bytes.
     ///
     /// # Errors
     /// `IO` when the device is down, `BADFD` when it was deleted, `INVAL` for what is no IP packet.
-    pub(super) fn write(&self, header: &VnetHeader, packet: &[u8]) -> Result<(), Errno> {
+    pub(super) fn write<'a>(
+        &self,
+        header: &VnetHeader,
+        packet: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<usize, Errno> {
         let header = header.encode();
-        let parts = [IoSlice::new(&header), IoSlice::new(packet)];
-        rustix::io::writev(&self.file, &parts).map(drop)
+        let mut parts = [IoSlice::new(&header); 1 + PIECES_MAX];
+        let (mut count, mut bytes) = (1, 0);
+        for (part, piece) in parts[1..].iter_mut().zip(packet) {
+            *part = IoSlice::new(piece);
+            count += 1;
+            bytes += piece.len();
+        }
+        rustix::io::writev(&self.file, &parts[..count]).map(|_| bytes)
     }
 }
 

@@ -1,9 +1,8 @@
-//! Inner packets from or for the TUN device.
+//! Inner packets from the TUN device.
 
 use std::fmt;
 
 use super::{Bytes, ROOM_MIN, SLACK};
-use crate::coalesce::{Coalescing, Growing};
 use crate::super_packet::{Contradiction, SuperPacket, complete_checksum};
 use crate::vnet_header::VnetHeader;
 
@@ -18,7 +17,7 @@ pub struct Packet {
     pub vnet_header: VnetHeader,
 }
 
-/// Inner IP packets from or for the TUN device.
+/// Inner IP packets from the TUN device.
 pub struct OverlayBatch {
     bytes: Bytes,
     packets: Vec<Packet>,
@@ -27,9 +26,6 @@ pub struct OverlayBatch {
     segment: usize,
     /// Where a segment is made, with room for padding.
     segment_bytes: Box<[u8]>,
-    coalescing: Coalescing,
-    /// The last packet, while others may be merged into it.
-    growing: Option<Growing>,
 }
 
 impl OverlayBatch {
@@ -43,21 +39,13 @@ impl OverlayBatch {
             next: 0,
             segment: 0,
             segment_bytes: vec![0; ROOM_MIN + SLACK].into_boxed_slice(),
-            coalescing: Coalescing::default(),
-            growing: None,
         }
-    }
-
-    /// From now on packets that follow each other in one flow become one.
-    pub fn set_coalescing(&mut self, coalescing: Coalescing) {
-        self.coalescing = coalescing;
     }
 
     /// Forgets all packets.
     pub fn clear(&mut self) {
         self.packets.clear();
         (self.bytes.used, self.next, self.segment) = (0, 0, 0);
-        self.growing = None;
     }
 
     /// Whether every packet is consumed.
@@ -99,7 +87,6 @@ impl OverlayBatch {
             self.packets.len() < self.packets.capacity(),
             "a full batch takes nothing"
         );
-        self.finish();
         self.bytes.take(packet.start, packet.length);
         self.packets.push(packet);
     }
@@ -114,53 +101,14 @@ impl OverlayBatch {
         });
     }
 
-    /// The same, merging it into the one before if it follows it and that was asked for. It is a
-    /// whole packet: as long as its IP header says.
-    pub fn append(&mut self, length: usize) {
-        let start = self.room_start();
-        if self.merge(start, length) {
-            return;
-        }
-        self.commit_front(length);
-        let packet = &self.bytes.bytes[start..start + length];
-        self.growing = Growing::new(packet, self.coalescing);
-    }
-
-    fn merge(&mut self, start: usize, length: usize) -> bool {
-        let (Some(growing), Some(last)) = (&mut self.growing, self.packets.last_mut()) else {
-            return false;
-        };
-        let (before, room) = self.bytes.bytes.split_at_mut(start);
-        let Some(payload) = growing.take(&mut before[last.start..], &room[..length]) else {
-            return false;
-        };
-        self.bytes
-            .bytes
-            .copy_within(start + payload..start + length, start);
-        last.length += length - payload;
-        self.bytes.take(start, length - payload);
-        true
-    }
-
-    /// The last packet grows no more.
-    fn finish(&mut self) {
-        if let (Some(growing), Some(last)) = (self.growing.take(), self.packets.last_mut()) {
-            let packet = &mut self.bytes.bytes[last.start..last.start + last.length];
-            last.vnet_header = growing.finish(packet);
-        }
-    }
-
     /// The packets that are not consumed yet, with their bytes.
-    pub fn iter(&mut self) -> impl Iterator<Item = (&Packet, &[u8])> {
-        self.finish();
+    pub fn iter(&self) -> impl Iterator<Item = (&Packet, &[u8])> {
         let packets = self.packets[self.next..].iter();
         packets.map(|p| (p, &self.bytes.bytes[p.start..p.start + p.length]))
     }
 
     /// Consumes the next `count` packets.
     pub fn consume(&mut self, count: usize) {
-        // What is consumed is not there to grow.
-        self.finish();
         self.next = (self.next + count).min(self.packets.len());
         self.segment = 0;
     }

@@ -13,7 +13,7 @@ use podwire_core::record;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::batch::{OverlayBatch, UnderlayBatch};
+use crate::batch::{DeliveryBatch, OverlayBatch, UnderlayBatch};
 use crate::handshake_limiter::HANDSHAKES_PER_SECOND;
 
 const PACKETS: u32 = 2_000;
@@ -102,7 +102,7 @@ impl Node {
         let start = Instant::now();
         let mut thread = self.device.lane(lane, start);
         let mut send = UnderlayBatch::with_capacity(1 << 18, 64);
-        let mut deliver = OverlayBatch::with_capacity(1 << 18, 64);
+        let mut deliver = DeliveryBatch::with_capacity(1 << 18, 64);
         let mut packets = OverlayBatch::with_capacity(1 << 18, 64);
         let mut datagrams = UnderlayBatch::with_capacity(1 << 18, 64);
         let lanes = u32::try_from(self.inboxes.len()).expect("few");
@@ -151,14 +151,14 @@ impl Node {
 
     fn receive(&self, lane: &mut Lane, now: Instant, peer: &Self, datagrams: &mut UnderlayBatch) {
         let mut send = UnderlayBatch::with_capacity(1 << 18, 64);
-        let mut deliver = OverlayBatch::with_capacity(1 << 18, 64);
+        let mut deliver = DeliveryBatch::with_capacity(1 << 18, 64);
         while !datagrams.is_empty() {
             lane.handle_underlay(now, datagrams, &mut send, &mut deliver);
             self.flush(peer, &mut send, &mut deliver);
         }
     }
 
-    fn flush(&self, peer: &Self, send: &mut UnderlayBatch, deliver: &mut OverlayBatch) {
+    fn flush(&self, peer: &Self, send: &mut UnderlayBatch, deliver: &mut DeliveryBatch) {
         for (datagram, bytes) in send.iter() {
             let port = u16::try_from(datagram.lane).expect("few");
             let source = SocketAddr::new(IpAddr::from([192, 0, 2, self.number]), port);
@@ -276,7 +276,7 @@ fn a_peer_waits_once_to_be_asked_and_only_if_it_can_be() {
     assert_eq!(waiting(&device), [1, 1]);
     // One lane asks, and its set is active from then on; the other one waits on.
     let mut send = UnderlayBatch::with_capacity(1 << 16, 64);
-    let mut deliver = OverlayBatch::with_capacity(1 << 16, 64);
+    let mut deliver = DeliveryBatch::with_capacity(1 << 16, 64);
     let mut lane = device.lane(0, now);
     lane.handle_timeout(now, &mut send, &mut deliver);
     change(&mut peers);

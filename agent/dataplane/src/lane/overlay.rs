@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use podwire_core::mtu::Family;
 
-use crate::batch::{OverlayBatch, UnderlayBatch};
+use crate::batch::{DeliveryBatch, OverlayBatch, UnderlayBatch};
 use crate::counters::LaneCounters;
 use crate::device::Device;
 use crate::drop_reason::DropReason;
@@ -28,7 +28,7 @@ pub(super) struct Overlay<'a> {
     pub(super) lane: usize,
     pub(super) icmp_limiter: &'a mut IcmpLimiter,
     pub(super) send: &'a mut UnderlayBatch,
-    pub(super) deliver: &'a mut OverlayBatch,
+    pub(super) deliver: &'a mut DeliveryBatch,
 }
 
 /// What holds for all packets of a run to one peer.
@@ -285,7 +285,7 @@ impl Overlay<'_> {
         if !self.deliver.has_room(ERROR_ROOM) {
             counters.drop(DropReason::OutputFull);
         } else if let Some(length) = error.write(packet, bytes, self.deliver.room()) {
-            self.deliver.commit_front(length);
+            self.deliver.append(length);
         }
     }
 }

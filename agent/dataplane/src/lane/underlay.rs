@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use crate::batch::{OverlayBatch, UnderlayBatch};
+use crate::batch::{DeliveryBatch, UnderlayBatch};
 use crate::device::Device;
 use crate::drop_reason::DropReason;
 use crate::ecn::Ecn;
@@ -24,7 +24,7 @@ pub(super) struct Underlay<'a> {
     pub(super) table: &'a PeerTable,
     pub(super) now: Instant,
     pub(super) send: &'a mut UnderlayBatch,
-    pub(super) deliver: &'a mut OverlayBatch,
+    pub(super) deliver: &'a mut DeliveryBatch,
 }
 
 impl<'a> Underlay<'a> {

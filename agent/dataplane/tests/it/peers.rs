@@ -185,7 +185,7 @@ fn every_drop_reason_is_reported() {
 
 #[test]
 fn an_output_that_is_full_loses_nothing() {
-    use podwire_dataplane::{OverlayBatch, UnderlayBatch};
+    use podwire_dataplane::{DeliveryBatch, OverlayBatch, UnderlayBatch};
     let mut network = Network::new(&[1, 1]);
     network.ping(0, 1, 0);
     network.run(seconds(1));
@@ -197,7 +197,7 @@ fn an_output_that_is_full_loses_nothing() {
         packets.commit_front(packet.len());
     }
     let mut send = UnderlayBatch::with_capacity(1 << 17, 3);
-    let mut deliver = OverlayBatch::with_capacity(1 << 17, 3);
+    let mut deliver = DeliveryBatch::with_capacity(1 << 17, 3);
     let mut datagrams = Vec::new();
     let mut lane = network.nodes[0].device.lane(0, network.now);
     while !packets.is_empty() {
@@ -215,7 +215,7 @@ fn an_output_that_is_full_loses_nothing() {
     let mut lane = network.nodes[1].device.lane(0, network.now);
     while !underlay.is_empty() {
         lane.handle_underlay(network.now, &mut underlay, &mut send, &mut deliver);
-        let delivered: Vec<_> = deliver.iter().map(|(_, bytes)| bytes.to_vec()).collect();
+        let delivered: Vec<_> = deliver.iter().map(|packet| packet.bytes()).collect();
         network.nodes[1].delivered.extend(delivered);
         deliver.clear();
         send.clear();

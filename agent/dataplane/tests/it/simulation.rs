@@ -12,8 +12,8 @@ use podwire_core::mesh::EncryptedPair;
 use podwire_core::node::NodeName;
 use podwire_core::record;
 use podwire_dataplane::{
-    Device, DeviceConfig, DropReason, HANDSHAKES_PER_SECOND, Lane, LaneStatus, OverlayBatch,
-    PeerConfig, PeerStatus, UnderlayBatch, simulated_clock,
+    DeliveryBatch, Device, DeviceConfig, DropReason, HANDSHAKES_PER_SECOND, Lane, LaneStatus,
+    OverlayBatch, PeerConfig, PeerStatus, UnderlayBatch, simulated_clock,
 };
 use zeroize::Zeroizing;
 
@@ -119,7 +119,7 @@ pub(crate) struct Network {
     datagrams: UnderlayBatch,
     send: UnderlayBatch,
     packets: OverlayBatch,
-    deliver: OverlayBatch,
+    deliver: DeliveryBatch,
 }
 
 impl Network {
@@ -147,7 +147,7 @@ impl Network {
             datagrams: UnderlayBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
             send: UnderlayBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
             packets: OverlayBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
-            deliver: OverlayBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
+            deliver: DeliveryBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
         };
         for (number, lanes) in lanes.iter().enumerate() {
             let node = network.make_node(number, *lanes);
@@ -477,7 +477,7 @@ impl Network {
                 bytes,
             });
         }
-        let delivered = self.deliver.iter().map(|(_, bytes)| bytes.to_vec());
+        let delivered = self.deliver.iter().map(|packet| packet.bytes());
         self.nodes[from].delivered.extend(delivered);
         self.deliver.clear();
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use podwire_dataplane::{OverlayBatch, UnderlayBatch};
+use podwire_dataplane::{DeliveryBatch, OverlayBatch, UnderlayBatch};
 
 use crate::packets::Packet;
 use crate::simulation::{Network, seconds};
@@ -25,7 +25,7 @@ fn a_packet_allocates_nothing_on_its_way_out_and_in() {
             packets.commit_front(packet.len());
         }
         let mut send = UnderlayBatch::with_capacity(1 << 18, 100);
-        let mut deliver = OverlayBatch::with_capacity(1 << 18, 100);
+        let mut deliver = DeliveryBatch::with_capacity(1 << 18, 100);
         let mut sender = network.nodes[0].device.lane(lane, network.now);
         let out = allocation_counter::measure(|| {
             sender.handle_overlay(network.now, &mut packets, &mut send, &mut deliver);
@@ -59,7 +59,7 @@ fn ticks_of_a_live_session_allocate_nothing() {
     network.ping(0, 1, 0);
     network.run(seconds(1));
     let mut send = UnderlayBatch::with_capacity(1 << 17, 100);
-    let mut deliver = OverlayBatch::with_capacity(1 << 17, 100);
+    let mut deliver = DeliveryBatch::with_capacity(1 << 17, 100);
     network.with_lane(0, 0, |lane, now| {
         let ticks = allocation_counter::measure(|| {
             for _ in 0..10 {

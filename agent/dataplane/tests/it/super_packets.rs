@@ -6,7 +6,7 @@ use std::time::Instant;
 use podwire_dataplane::batch::SEGMENTS_MAX;
 use podwire_dataplane::vnet_header::{PartialChecksum, Segmentation, Segments};
 use podwire_dataplane::{
-    Coalescing, Datagram, Ecn, Lane, OverlayBatch, Packet, UnderlayBatch, VnetHeader,
+    Coalescing, Datagram, DeliveryBatch, Ecn, Lane, OverlayBatch, Packet, UnderlayBatch, VnetHeader,
 };
 
 use crate::packets::{self, pod_ipv4, pod_ipv6};
@@ -195,7 +195,7 @@ struct Pair {
     packets: OverlayBatch,
     send: UnderlayBatch,
     datagrams: UnderlayBatch,
-    deliver: OverlayBatch,
+    deliver: DeliveryBatch,
 }
 
 impl Pair {
@@ -213,7 +213,7 @@ impl Pair {
             packets: OverlayBatch::with_capacity(1 << 17, 8),
             send: UnderlayBatch::with_capacity(1 << 18, 200),
             datagrams: UnderlayBatch::with_capacity(1 << 18, 200),
-            deliver: OverlayBatch::with_capacity(1 << 18, 200),
+            deliver: DeliveryBatch::with_capacity(1 << 18, 200),
         };
         pair.send.set_segments_max(segments_max);
         pair.deliver.set_coalescing(coalescing);
@@ -265,7 +265,7 @@ impl Pair {
             .handle_underlay(self.now, datagrams, send, deliver);
         assert!(self.datagrams.is_empty());
         let delivered = self.deliver.iter();
-        let delivered = delivered.map(|(packet, bytes)| (bytes.to_vec(), packet.vnet_header));
+        let delivered = delivered.map(|packet| (packet.bytes(), packet.vnet_header));
         delivered.collect()
     }
 }

@@ -368,7 +368,7 @@ fn trap_8_a_keepalive_moves_a_roaming_peer_and_a_cookie_reply_does_not() {
 
 #[test]
 fn trap_9_and_10_no_length_and_no_short_output_is_too_short() {
-    use podwire_dataplane::{OverlayBatch, UnderlayBatch};
+    use podwire_dataplane::{DeliveryBatch, OverlayBatch, UnderlayBatch};
     let mut network = Network::new(&[1, 1]);
     network.ping(0, 1, 0);
     network.run(seconds(1));
@@ -383,7 +383,7 @@ fn trap_9_and_10_no_length_and_no_short_output_is_too_short() {
                 datagrams.room()[..length].copy_from_slice(&message.bytes[..length]);
                 datagrams.commit_front(0, message.source, length);
                 let mut send = UnderlayBatch::with_capacity(room, 1);
-                let mut deliver = OverlayBatch::with_capacity(room, 1);
+                let mut deliver = DeliveryBatch::with_capacity(room, 1);
                 lane.handle_underlay(network.now, &mut datagrams, &mut send, &mut deliver);
                 lane.handle_timeout(network.now, &mut send, &mut deliver);
             }
@@ -397,7 +397,7 @@ fn trap_9_and_10_no_length_and_no_short_output_is_too_short() {
             packets.room()[..length].copy_from_slice(&packet[..length]);
             packets.commit_front(length);
             let mut send = UnderlayBatch::with_capacity(room, 1);
-            let mut deliver = OverlayBatch::with_capacity(room, 1);
+            let mut deliver = DeliveryBatch::with_capacity(room, 1);
             lane.handle_overlay(network.now, &mut packets, &mut send, &mut deliver);
             let is_packet = length == packet.len();
             assert_eq!(

@@ -113,14 +113,14 @@ fn a_deleted_device_shows_at_the_next_read_and_write() {
         let mut room = [0; 100];
         assert_eq!(queue.read(&mut room), Err(Errno::AGAIN));
         assert_eq!(
-            queue.write(&VnetHeader::default(), &[0x45; 20]),
+            queue.write(&VnetHeader::default(), std::iter::once(&[0x45; 20][..])),
             Err(Errno::IO),
             "the device is down"
         );
         ip(&format!("link delete {NAME}"));
         assert_eq!(queue.read(&mut room), Err(Errno::BADFD));
         assert_eq!(
-            queue.write(&VnetHeader::default(), &[0x45; 20]),
+            queue.write(&VnetHeader::default(), std::iter::once(&[0x45; 20][..])),
             Err(Errno::BADFD)
         );
     });
