@@ -1,11 +1,11 @@
 //! How long a lane pauses between two rounds, so that many small packets are few batches.
 //!
 //! A lane that wakes for each packet keeps pace with them one by one, and each costs a train of its
-//! own on both nodes, ten times the work of a packet in a full one. Network cards have the same
+//! own on both nodes, three times the work of a packet in a full one. Network cards have the same
 //! choice to make for their interrupts, and this is their answer, dynamic interrupt moderation
 //! (Linux, `net_dim`): try a longer pause, and keep it unless fewer packets come. Who only sends
-//! when an answer came (a closed loop) sends less for each pause, and is not made to wait; who sends
-//! anyway loses no more than the pause.
+//! when an answer came (a closed loop) sends less for each pause, and is not made to wait; who
+//! sends anyway loses no more than the pause.
 
 use std::time::{Duration, Instant};
 
