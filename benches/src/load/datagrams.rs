@@ -1,7 +1,7 @@
 //! Datagrams at a steady rate, many a system call, each counted where it arrives.
 //!
-//! One by one (`sendmmsg`), or in trains (UDP_SEGMENT): each way, all that are due are one call. Two
-//! sockets of the pod send, a thread for each: one alone is slower than a fast path.
+//! One by one (`sendmmsg`), or in trains (UDP_SEGMENT): each way, all that are due are one call.
+//! Two sockets of the pod send, a thread for each: one alone is slower than a fast path.
 
 use std::io;
 use std::mem;
