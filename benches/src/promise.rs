@@ -55,7 +55,7 @@ const PROMISES: &[Promise] = &[
     Promise {
         name: "ratio_pps_64",
         figure: |summary| summary.ratio_pps_64,
-        bound: Bound::AtLeast(2.2),
+        bound: Bound::AtLeast(2.8),
         with_avx512: None,
     },
     Promise {
