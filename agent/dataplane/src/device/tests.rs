@@ -166,7 +166,8 @@ impl Node {
             inbox.lock().push((source, bytes.to_vec()));
         }
         send.clear();
-        for (_, bytes) in deliver.iter() {
+        for packet in deliver.iter() {
+            let bytes = packet.bytes();
             let sequence = bytes[28..32].try_into().expect("four bytes");
             self.delivered.lock().insert(u32::from_be_bytes(sequence));
         }
