@@ -4,6 +4,7 @@ mod moderation;
 mod poller;
 mod sending;
 
+use std::mem;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use tracing::debug;
 
-use self::moderation::Moderation;
+use self::moderation::{Moderation, Round};
 use self::poller::{Poller, Ready, Source};
 use super::counters::{Counter, Counters};
 use super::events::EventQueue;
@@ -82,6 +83,8 @@ pub(super) struct LaneThread {
     blocked: Option<(usize, Family)>,
     tick: Instant,
     moderation: Moderation,
+    /// Packets written to the TUN in this round, joined ones as one.
+    written: u32,
 }
 
 /// Ends the process when its thread panics: a node without one of its lanes looks alive and is not.
@@ -122,6 +125,7 @@ impl LaneThread {
             blocked: None,
             tick: Instant::now(),
             moderation: Moderation::new(Instant::now()),
+            written: 0,
         };
         thread
             .poller
@@ -147,13 +151,22 @@ impl LaneThread {
                 self.handle_timeout(now);
             }
             self.flush();
-            let datagrams = self.receive(now);
+            let has_more = self.receive(now);
             let packets = self.transmit(now);
-            let pause = self.moderation.after_round(now, packets, datagrams);
-            if !pause.is_zero() {
+            let round = Round {
+                packets: u32::try_from(packets).unwrap_or(u32::MAX),
+                answers: mem::take(&mut self.written),
+                has_more: has_more || !self.is_done(),
+            };
+            if let Some(pause) = self.moderation.after_round(now, round) {
                 thread::sleep(pause);
             }
         }
+    }
+
+    /// Whether nothing is left of what was received and read.
+    fn is_done(&self) -> bool {
+        self.datagrams.is_empty() && self.packets.is_empty() && self.send.is_empty()
     }
 
     /// Waits until a source has something or the next tick is due.
@@ -224,33 +237,32 @@ impl LaneThread {
         self.tick = self.lane.poll_timeout().min(now + TICK_INTERVAL);
     }
 
-    /// Underlay to overlay, until a budget is used up; returns how many datagrams it received.
-    fn receive(&mut self, now: Instant) -> usize {
+    /// Underlay to overlay. True when a budget was used up, and there may be more.
+    fn receive(&mut self, now: Instant) -> bool {
         self.handle_datagrams(now);
-        let mut datagrams = 0;
+        let mut has_more = false;
         for family in Family::BOTH {
             if !self.ready.has(Source::Udp(family)) {
                 continue;
             }
-            for _ in 0..RECEIVE_CALLS_MAX {
-                if !self.datagrams.is_empty() {
-                    break;
-                }
-                let (received, more) = self.receive_batch(family);
-                datagrams += received;
+            let mut calls = 0;
+            while calls < RECEIVE_CALLS_MAX && self.datagrams.is_empty() {
+                calls += 1;
+                let is_drained = !self.receive_batch(family);
                 self.handle_datagrams(now);
-                if !more {
+                if is_drained {
                     break;
                 }
+                has_more |= calls == RECEIVE_CALLS_MAX;
             }
         }
-        datagrams
+        has_more
     }
 
-    /// Receives one batch: how many datagrams, and whether there may be more to be had now.
-    fn receive_batch(&mut self, family: Family) -> (usize, bool) {
+    /// Receives one batch. False when there is no more to be had now.
+    fn receive_batch(&mut self, family: Family) -> bool {
         let Some(socket) = self.sockets[self.index].socket(family) else {
-            return (0, false);
+            return false;
         };
         self.datagrams.clear();
         let received = socket.receive(self.index, &mut self.datagrams);
@@ -261,16 +273,14 @@ impl LaneThread {
                 self.count(Counter::DatagramBytesReceived, received.bytes);
                 self.count(Counter::ReceiveTruncated, received.truncated);
                 // With fewer than asked for the next call would find nothing.
-                let more = received.messages == udp::RECEIVE_MESSAGES
-                    && received.bytes < RECEIVE_BYTES_MAX;
-                (received.datagrams, more)
+                received.messages == udp::RECEIVE_MESSAGES && received.bytes < RECEIVE_BYTES_MAX
             }
-            Err(Errno::AGAIN | Errno::INTR) => (0, false),
+            Err(Errno::AGAIN | Errno::INTR) => false,
             Err(error) => {
                 // Such as an ICMP error that a former send met: the call cleared it.
                 debug!(lane = self.index, %family, %error, "cannot receive");
                 self.count(Counter::ReceiveFailed, 1);
-                (0, true)
+                true
             }
         }
     }
@@ -388,6 +398,9 @@ impl LaneThread {
             }
         }
         counters.add(Counter::PacketsWritten, packets);
+        self.written = self
+            .written
+            .saturating_add(u32::try_from(packets).unwrap_or(u32::MAX));
         counters.add(Counter::PacketBytesWritten, bytes);
         self.deliver.clear();
         if lost {

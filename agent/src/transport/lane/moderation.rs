@@ -1,166 +1,75 @@
-//! How long a lane pauses between two rounds, so that many small packets are few batches.
+//! When a lane pauses between two rounds, so that many small packets are few batches.
 //!
 //! A lane that wakes for each packet keeps pace with them one by one, and each costs a train of its
 //! own on both nodes, three times the work of a packet in a full one. Network cards have the same
-//! choice to make for their interrupts, and this is their answer, dynamic interrupt moderation
-//! (Linux, `net_dim`): try a longer pause, and keep it unless fewer packets come. Who only sends
-//! when an answer came (a closed loop) sends less for each pause, and is not made to wait; who
-//! sends anyway loses no more than the pause.
+//! choice to make for their interrupts, and moderate them while the rate is high. Who waits for
+//! answers would send less for each pause, and shows itself: answers come. So only what is sent
+//! without any to speak of is gathered.
 
 use std::time::{Duration, Instant};
 
-/// The pauses, by level. The longest is a small part of what a busy node's scheduler takes.
-const PAUSES: [Duration; 4] = [
-    Duration::ZERO,
-    Duration::from_micros(50),
-    Duration::from_micros(100),
-    Duration::from_micros(200),
-];
-const LEVEL_MAX: usize = PAUSES.len() - 1;
+/// Less than a busy node's scheduler takes, and enough for a dozen packets at the rates where a
+/// packet's cost matters.
+const PAUSE: Duration = Duration::from_micros(200);
 
-/// Time over which a level is judged: dozens of rounds.
+/// Time by which the next one is judged: dozens of rounds, and longer than a thread that others
+/// hold up is away.
 const WINDOW: Duration = Duration::from_millis(10);
 
-/// A window that took so much longer was one of silence.
-const SILENCE: Duration = Duration::from_millis(50);
+/// Packets of one pause below which there is nothing to wait for: 20,000 a second.
+const GATHERED_MIN: u32 = 4;
 
-/// Packets a second below which a lane does not pause: there is nothing to wait for.
-const RATE_MIN: f64 = 20_000.0;
+/// Packets that are a batch, half of the longest train. With so many there is no pause.
+const BATCH: u32 = 32;
 
-/// Packets that are a batch: half of the longest train. With so many there is no pause.
-const BATCH: usize = 32;
+/// Packets to each answer above which nobody waits for answers. TCP acknowledges each second
+/// segment, QUIC at the latest about each tenth packet.
+const PACKETS_OF_AN_ANSWER: u32 = 16;
 
-/// Datagrams for each packet above which a lane mostly receives: others wait for what it sends.
-const RECEIVED_MAX: usize = 2;
-
-/// A rate that differs by this share is another one: on a busy node they differ anyway.
-const DIFFERENCE: f64 = 0.2;
-
-/// Share of a window in the average of rates.
-const WEIGHT: f64 = 0.25;
-
-/// Windows before the next level is tried: a try that fails costs one of so many.
-const PATIENCE: u32 = 20;
-
-/// What is being tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trial {
-    /// The next longer pause.
-    Longer,
-    /// No pause, in place of that of this level. One step would tell nothing: a loop's round trip
-    /// is a whole number of pauses.
-    Without { level: usize },
+/// What one round has done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Round {
+    /// Packets of pods that were read.
+    pub(super) packets: u32,
+    /// Packets for pods that were written, joined ones as one.
+    pub(super) answers: u32,
+    /// Whether something is left that can be done at once.
+    pub(super) has_more: bool,
 }
 
 /// The pauses of one lane.
 #[derive(Clone, Debug)]
 pub(super) struct Moderation {
-    level: usize,
-    trial: Option<Trial>,
-    /// Windows until something is tried.
-    patience: u32,
-    /// Whether the next trial is one without a pause.
-    without_next: bool,
-    /// Packets a second, averaged over the windows that were no trials; none after a silence.
-    rate: Option<f64>,
+    gathers: bool,
     start: Instant,
-    packets: usize,
-    datagrams: usize,
-    rounds: usize,
+    packets: u32,
+    answers: u32,
 }
 
 impl Moderation {
     /// Of a lane that has been silent.
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            level: 0,
-            trial: None,
-            patience: 0,
-            without_next: false,
-            rate: None,
+            gathers: false,
             start: now,
             packets: 0,
-            datagrams: 0,
-            rounds: 0,
+            answers: 0,
         }
     }
 
-    /// How long to pause after a round that began at `now` and handled so many packets of the pods,
-    /// and so many datagrams of peers.
-    pub(super) fn after_round(
-        &mut self,
-        now: Instant,
-        packets: usize,
-        datagrams: usize,
-    ) -> Duration {
-        self.datagrams += datagrams;
-        if packets == 0 {
-            return Duration::ZERO;
-        }
-        self.packets += packets;
-        self.rounds += 1;
+    /// How long to pause after a round that began at `now`; none for not at all.
+    pub(super) fn after_round(&mut self, now: Instant, round: Round) -> Option<Duration> {
+        self.packets = self.packets.saturating_add(round.packets);
+        self.answers = self.answers.saturating_add(round.answers);
         let elapsed = now.saturating_duration_since(self.start);
         if elapsed >= WINDOW {
-            self.judge(elapsed);
-            self.start = now;
-            (self.packets, self.datagrams, self.rounds) = (0, 0, 0);
+            let is_fast = PAUSE.saturating_mul(self.packets) >= elapsed * GATHERED_MIN;
+            let is_answered = self.answers.saturating_mul(PACKETS_OF_AN_ANSWER) > self.packets;
+            self.gathers = is_fast && !is_answered;
+            (self.start, self.packets, self.answers) = (now, 0, 0);
         }
-        if packets < BATCH {
-            PAUSES[self.level]
-        } else {
-            Duration::ZERO
-        }
-    }
-
-    /// Sets the next window's level.
-    fn judge(&mut self, elapsed: Duration) {
-        #[expect(clippy::cast_precision_loss, reason = "packets of milliseconds")]
-        let rate = self.packets as f64 / elapsed.as_secs_f64();
-        // The packets of a lane that mostly receives are acknowledgements.
-        let mostly_receives = self.datagrams > RECEIVED_MAX * self.packets;
-        if elapsed >= SILENCE || rate < RATE_MIN || mostly_receives {
-            (self.level, self.trial, self.patience, self.rate) = (0, None, 0, None);
-            return;
-        }
-        let usual = self.rate.unwrap_or(rate);
-        let is_less = rate < usual * (1.0 - DIFFERENCE);
-        let is_more = rate > usual * (1.0 + DIFFERENCE);
-        match self.trial.take() {
-            Some(Trial::Longer) if is_less => self.level -= 1,
-            Some(Trial::Without { level }) if !is_more => self.level = level,
-            trial => {
-                self.rate = Some(usual + WEIGHT * (rate - usual));
-                match trial {
-                    // What went well is tried again.
-                    Some(Trial::Longer) => return self.try_longer(),
-                    Some(Trial::Without { .. }) => {}
-                    None if self.patience > 0 => {
-                        self.patience -= 1;
-                        return;
-                    }
-                    None if self.without_next && self.level > 0 => return self.try_without(),
-                    None => return self.try_longer(),
-                }
-            }
-        }
-        self.patience = PATIENCE;
-    }
-
-    fn try_longer(&mut self) {
-        self.without_next = true;
-        let is_full = self.packets >= BATCH * self.rounds;
-        if is_full || self.level == LEVEL_MAX {
-            self.patience = PATIENCE;
-        } else {
-            self.trial = Some(Trial::Longer);
-            self.level += 1;
-        }
-    }
-
-    fn try_without(&mut self) {
-        self.without_next = false;
-        self.trial = Some(Trial::Without { level: self.level });
-        self.level = 0;
+        let is_partial = (1..BATCH).contains(&round.packets);
+        (self.gathers && is_partial && !round.has_more).then_some(PAUSE)
     }
 }
 
@@ -171,160 +80,173 @@ mod tests {
     /// What a round costs beside what its packets cost.
     const ROUND: Duration = Duration::from_micros(10);
 
+    const LONG: Duration = Duration::from_secs(1);
+
     /// What came of rounds.
-    #[derive(Debug, Default)]
+    #[derive(Debug, Default, PartialEq, Eq)]
     struct Came {
-        packets: usize,
+        packets: u32,
         /// Rounds that had one.
-        rounds: usize,
-        longest: Duration,
+        rounds: u32,
+        pauses: u32,
     }
 
-    /// Runs rounds for so long, each with the packets that came since the one before.
+    /// Runs rounds for so long, each with the packets and answers that came since the one before.
     fn run(
+        moderation: &mut Moderation,
         start: Instant,
         duration: Duration,
-        mut coming: impl FnMut(Duration) -> usize,
-        mut after_round: impl FnMut(Instant, usize) -> Duration,
+        mut coming: impl FnMut(Duration) -> (u32, u32),
     ) -> Came {
         let (mut now, mut came, mut since) = (start, Came::default(), ROUND);
         while now < start + duration {
-            let packets = coming(since);
-            let pause = after_round(now, packets);
+            let (packets, answers) = coming(since);
+            let round = Round {
+                packets,
+                answers,
+                has_more: false,
+            };
+            let pause = moderation.after_round(now, round);
             came.packets += packets;
-            came.rounds += usize::from(packets > 0);
-            came.longest = came.longest.max(pause);
-            since = ROUND + pause;
+            came.rounds += u32::from(packets > 0);
+            came.pauses += u32::from(pause.is_some());
+            since = ROUND + pause.unwrap_or_default();
             now += since;
         }
         came
     }
 
-    fn run_moderated(
-        moderation: &mut Moderation,
-        start: Instant,
-        duration: Duration,
-        coming: impl FnMut(Duration) -> usize,
-    ) -> Came {
-        run(start, duration, coming, |now, packets| {
-            moderation.after_round(now, packets, 0)
-        })
-    }
-
-    /// So many packets a second, whatever becomes of them.
-    fn flood(rate: f64) -> impl FnMut(Duration) -> usize {
-        let mut due = 0.0;
+    /// So many packets in ten milliseconds, whatever becomes of them, and no answer.
+    fn flood(rate: u32) -> impl FnMut(Duration) -> (u32, u32) {
+        let mut due = Duration::ZERO;
         move |since| {
-            due += since.as_secs_f64() * rate;
-            let packets = f64::floor(due);
-            due -= packets;
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "few"
-            )]
-            let packets = packets as usize;
-            packets
+            due += since * rate;
+            let packets = u32::try_from(due.as_millis() / 10).expect("few");
+            due -= Duration::from_millis(10) * packets;
+            (packets, 0)
         }
     }
 
-    /// Connections, each of which asks again a round trip after its packet was handled.
-    fn closed_loop() -> impl FnMut(Duration) -> usize {
-        const ROUND_TRIPS: [u64; 16] = [
-            40, 47, 52, 58, 61, 66, 71, 77, 83, 88, 94, 101, 111, 118, 127, 139,
-        ];
-        let mut waiting = ROUND_TRIPS.map(Duration::from_micros);
+    /// So many connections, each of which asks again when its answer has come.
+    fn closed_loop(round_trips: &[u64]) -> impl FnMut(Duration) -> (u32, u32) {
+        let round_trips: Vec<_> = round_trips
+            .iter()
+            .copied()
+            .map(Duration::from_micros)
+            .collect();
+        let mut waiting = round_trips.clone();
         move |since| {
             let mut packets = 0;
-            for (left, round_trip) in waiting.iter_mut().zip(ROUND_TRIPS) {
+            for (left, round_trip) in waiting.iter_mut().zip(&round_trips) {
                 *left = left.saturating_sub(since);
                 if left.is_zero() {
                     packets += 1;
-                    *left = Duration::from_micros(round_trip);
+                    *left = *round_trip;
                 }
             }
-            packets
+            (packets, packets)
         }
     }
 
-    const LONG: Duration = Duration::from_secs(2);
-
     #[test]
-    fn many_small_packets_that_come_anyway_are_gathered() {
+    fn many_small_packets_without_answers_are_gathered() {
         let start = Instant::now();
-        let mut moderation = Moderation::new(start);
-        let came = run_moderated(&mut moderation, start, LONG, flood(100_000.0));
-        assert_eq!(came.longest, PAUSES[LEVEL_MAX]);
-        assert!(came.packets > 10 * came.rounds, "{came:?}");
+        for rate in [300, 1_000, 1_400] {
+            let came = run(&mut Moderation::new(start), start, LONG, flood(rate));
+            let gathered = came.packets / came.rounds;
+            let of_a_pause = rate * 2 / 100;
+            assert!(gathered * 10 >= of_a_pause * 8, "{rate}: {came:?}");
+        }
     }
 
     #[test]
     fn few_packets_never_wait() {
         let start = Instant::now();
-        let mut moderation = Moderation::new(start);
-        let came = run_moderated(&mut moderation, start, LONG, flood(15_000.0));
-        assert_eq!(came.longest, Duration::ZERO);
-    }
-
-    #[test]
-    fn a_lane_that_mostly_receives_never_waits() {
-        let start = Instant::now();
-        let mut moderation = Moderation::new(start);
-        let came = run(start, LONG, flood(100_000.0), |now, packets| {
-            moderation.after_round(now, packets, 3 * packets)
-        });
-        assert_eq!(came.longest, Duration::ZERO);
+        let came = run(&mut Moderation::new(start), start, LONG, flood(190));
+        assert_eq!(came.pauses, 0);
     }
 
     #[test]
     fn full_batches_never_wait() {
         let start = Instant::now();
-        let mut moderation = Moderation::new(start);
-        let came = run_moderated(&mut moderation, start, LONG, flood(5_000_000.0));
-        assert_eq!(came.longest, Duration::ZERO);
+        let came = run(&mut Moderation::new(start), start, LONG, flood(50_000));
+        assert!(came.packets >= BATCH * came.rounds);
+        assert_eq!(came.pauses, 0);
     }
 
-    /// Where there is an answer to wait for, pauses cost a part of a few trials, and no more.
-    fn assert_hardly_slower(moderation: &mut Moderation, start: Instant) {
-        let came = run_moderated(moderation, start, LONG, closed_loop());
-        let without = run(start, LONG, closed_loop(), |_, _| Duration::ZERO);
-        assert!(
-            came.packets * 100 > without.packets * 80,
-            "{came:?} of {without:?}"
+    #[test]
+    fn a_full_batch_does_not_wait_where_others_do() {
+        let (mut moderation, now) = flooded();
+        let round = |packets, has_more| Round {
+            packets,
+            answers: 0,
+            has_more,
+        };
+        let now = now + ROUND;
+        assert_eq!(moderation.after_round(now, round(5, false)), Some(PAUSE));
+        assert_eq!(moderation.after_round(now, round(BATCH, false)), None);
+        assert_eq!(moderation.after_round(now, round(5, true)), None);
+        assert_eq!(moderation.after_round(now, round(0, false)), None);
+    }
+
+    #[test]
+    fn who_waits_for_answers_never_waits_for_a_pause() {
+        let start = Instant::now();
+        let long: Vec<u64> = (0..64).map(|number| 250 + 7 * number).collect();
+        for round_trips in [&[40, 58, 61, 77, 94, 111, 127, 139][..], &long] {
+            let came = run(
+                &mut Moderation::new(start),
+                start,
+                LONG,
+                closed_loop(round_trips),
+            );
+            assert!(came.packets > 60_000, "it is fast: {came:?}");
+            assert_eq!(came.pauses, 0);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_answers_beside_a_flood_never_waits_for_a_pause() {
+        let start = Instant::now();
+        let (mut flood, mut loops) = (flood(400), closed_loop(&[150, 310]));
+        let both = |since| {
+            let ((packets, _), (asked, answers)) = (flood(since), loops(since));
+            (packets + asked, answers)
+        };
+        let came = run(&mut Moderation::new(start), start, LONG, both);
+        assert_eq!(came.pauses, 0);
+    }
+
+    /// One that gathers, at the end of a window.
+    fn flooded() -> (Moderation, Instant) {
+        let start = Instant::now();
+        let mut moderation = Moderation::new(start);
+        run(&mut moderation, start, LONG, flood(1_000));
+        assert!(moderation.gathers);
+        (moderation, start + LONG)
+    }
+
+    #[test]
+    fn who_waits_for_answers_after_a_flood_waits_for_two_windows_at_most() {
+        let (mut moderation, now) = flooded();
+        run(&mut moderation, now, 2 * WINDOW, closed_loop(&[100; 8]));
+        let came = run(
+            &mut moderation,
+            now + 2 * WINDOW + PAUSE,
+            LONG,
+            closed_loop(&[100; 8]),
         );
-        assert!(came.longest > Duration::ZERO, "it was tried");
-    }
-
-    #[test]
-    fn who_waits_for_answers_is_hardly_slower() {
-        let start = Instant::now();
-        assert_hardly_slower(&mut Moderation::new(start), start);
-    }
-
-    #[test]
-    fn who_waits_for_answers_is_hardly_slower_after_a_flood_either() {
-        let start = Instant::now();
-        let mut moderation = Moderation::new(start);
-        run_moderated(&mut moderation, start, LONG, flood(100_000.0));
-        assert_ne!(moderation.level, 0, "the flood is gathered");
-        assert_hardly_slower(&mut moderation, start + LONG);
+        assert_eq!(came.pauses, 0);
     }
 
     #[test]
     fn the_first_packet_after_a_flood_does_not_wait() {
-        let start = Instant::now();
-        let mut moderation = Moderation::new(start);
-        run_moderated(&mut moderation, start, LONG, flood(100_000.0));
-        assert_ne!(moderation.level, 0, "the flood is gathered");
-        let later = start + LONG + Duration::from_millis(60);
-        assert_eq!(moderation.after_round(later, 1, 0), Duration::ZERO);
-    }
-
-    #[test]
-    fn rounds_without_a_packet_neither_pause_nor_count() {
-        let start = Instant::now();
-        let mut moderation = Moderation::new(start);
-        assert_eq!(moderation.after_round(start, 0, 0), Duration::ZERO);
-        assert_eq!(moderation.rounds, 0);
+        let (mut moderation, now) = flooded();
+        let round = Round {
+            packets: 1,
+            answers: 0,
+            has_more: false,
+        };
+        assert_eq!(moderation.after_round(now + 6 * WINDOW, round), None);
     }
 }
