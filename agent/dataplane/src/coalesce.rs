@@ -42,20 +42,23 @@ impl Flow {
     /// That of a packet; none when the packet does not show it.
     pub(crate) fn of(packet: &[u8]) -> Option<Self> {
         let (transport, start) = transport(packet)?;
-        let is_ipv4 = packet[0] >> 4 == 4;
-        let ends = &packet[if is_ipv4 {
-            12..IPV4_HEADER
-        } else {
-            8..IPV6_HEADER
-        }];
+        let own = addresses(packet)?;
         let mut addresses = [0; 32];
-        addresses[..ends.len()].copy_from_slice(ends);
+        addresses[..own.len()].copy_from_slice(own);
         Some(Self {
             transport,
             addresses,
             ports: *packet.get(start..)?.first_chunk()?,
-            is_ipv4,
+            is_ipv4: packet[0] >> 4 == 4,
         })
+    }
+
+    /// Whether a packet that shows no flow may be of this one: fragments and packets with options
+    /// have their addresses where others have them.
+    pub(crate) fn may_have(&self, packet: &[u8]) -> bool {
+        let is_ipv4 = packet.first().is_some_and(|first| first >> 4 == 4);
+        is_ipv4 == self.is_ipv4
+            && addresses(packet).is_none_or(|addresses| self.addresses.starts_with(addresses))
     }
 }
 
@@ -231,6 +234,14 @@ impl Growing {
 /// reserved.
 const DONT_FRAGMENT: u8 = 0x40;
 const FRAGMENT: u8 = 0xbf;
+
+/// Source and destination.
+fn addresses(packet: &[u8]) -> Option<&[u8]> {
+    match packet.first()? >> 4 {
+        4 => packet.get(12..IPV4_HEADER),
+        _ => packet.get(8..IPV6_HEADER),
+    }
+}
 
 /// Transport protocol of a packet and where its header begins; none behind options, extension
 /// headers or in a fragment.

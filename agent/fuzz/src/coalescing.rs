@@ -55,12 +55,16 @@ pub fn one(data: &[u8]) {
         assert!(joined <= PIECES_MAX, "{joined} of one");
     }
     assert_eq!(found.len(), packets.len(), "none is lost or added");
-    // Packets of one flow stay in their order, and those that do not show theirs among all.
+    // Packets of one flow stay in their order, and so do those that do not show theirs, among
+    // those of their addresses.
     let flows: BTreeSet<_> = packets.iter().map(|packet| flow(packet)).collect();
     for wanted in flows {
-        let of_flow = |packet: &&mut Vec<u8>| {
-            let flow = flow(packet);
-            flow.is_none() || flow == wanted
+        let of_flow = |packet: &&mut Vec<u8>| match (flow(packet), &wanted) {
+            (None, Some(wanted)) => addresses(packet).is_some_and(|ends| {
+                // Behind the protocol, and in front of the ports.
+                wanted.len() == 1 + ends.len() + 4 && wanted[1..].starts_with(ends)
+            }),
+            (flow, wanted) => flow == *wanted,
         };
         let found: Vec<_> = found.iter_mut().filter(of_flow).collect();
         let packets: Vec<_> = packets.iter_mut().filter(of_flow).collect();
@@ -70,6 +74,11 @@ pub fn one(data: &[u8]) {
             assert_eq!(found, packet, "the kernel makes the same of it again");
         }
     }
+}
+
+/// Source and destination.
+fn addresses(packet: &[u8]) -> Option<&[u8]> {
+    packet.get(if packet[0] >> 4 == 4 { 12..20 } else { 8..40 })
 }
 
 /// Protocol, addresses and ports, if a packet shows them at once.

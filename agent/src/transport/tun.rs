@@ -212,16 +212,17 @@ impl TunQueue {
     pub(super) fn write<'a>(
         &self,
         header: &VnetHeader,
-        packet: impl Iterator<Item = &'a [u8]>,
+        mut packet: impl Iterator<Item = &'a [u8]>,
     ) -> Result<usize, Errno> {
         let header = header.encode();
         let mut parts = [IoSlice::new(&header); 1 + PIECES_MAX];
         let (mut count, mut bytes) = (1, 0);
-        for (part, piece) in parts[1..].iter_mut().zip(packet) {
+        for (part, piece) in parts[1..].iter_mut().zip(&mut packet) {
             *part = IoSlice::new(piece);
             count += 1;
             bytes += piece.len();
         }
+        debug_assert!(packet.next().is_none(), "more pieces than one write takes");
         rustix::io::writev(&self.file, &parts[..count]).map(|_| bytes)
     }
 }

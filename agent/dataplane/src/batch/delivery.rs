@@ -12,8 +12,9 @@ const FLOWS_MAX: usize = 16;
 
 /// Inner packets for the TUN device.
 ///
-/// Packets of a flow stay in their order. What grows takes the place of its first packet, so that
-/// packets of different flows may change places.
+/// Packets of a flow stay in their order, and so does a packet that does not show its flow, among
+/// those of its addresses. What grows takes the place of its first packet, so that packets of
+/// different flows may change places.
 pub struct DeliveryBatch {
     bytes: Bytes,
     /// Runs of packets as they were appended; what was joined, without its headers.
@@ -21,8 +22,8 @@ pub struct DeliveryBatch {
     joined: Vec<Joined>,
     coalescing: Coalescing,
     flows: [Option<GrowingFlow>; FLOWS_MAX],
-    /// The flow that has been there for longest.
-    oldest: usize,
+    /// The slot that the next flow takes when all are taken: each in its turn.
+    turn: usize,
 }
 
 /// Bytes of a packet.
@@ -92,12 +93,14 @@ impl DeliveryBatch {
             joined: Vec::with_capacity(packets),
             coalescing: Coalescing::default(),
             flows: [None; FLOWS_MAX],
-            oldest: 0,
+            turn: 0,
         }
     }
 
     /// Which packets of one flow become one from now on.
     pub fn set_coalescing(&mut self, coalescing: Coalescing) {
+        // What is not followed meanwhile could be passed.
+        self.finish_all();
         self.coalescing = coalescing;
     }
 
@@ -106,7 +109,7 @@ impl DeliveryBatch {
         self.pieces.clear();
         self.joined.clear();
         self.bytes.used = 0;
-        (self.flows, self.oldest) = ([None; FLOWS_MAX], 0);
+        (self.flows, self.turn) = ([None; FLOWS_MAX], 0);
     }
 
     /// Whether there is no packet.
@@ -143,8 +146,7 @@ impl DeliveryBatch {
         }
         let flow = Flow::of(&self.bytes.bytes[start..start + length]);
         match flow {
-            // It may be of any of them: a fragment, or behind options.
-            None => (0..FLOWS_MAX).for_each(|slot| self.finish(slot)),
+            None => self.finish_those_that_may_have(start, length),
             Some(flow) => {
                 let is_same = |growing: &Option<GrowingFlow>| {
                     growing.as_ref().is_some_and(|growing| growing.flow == flow)
@@ -225,14 +227,14 @@ impl DeliveryBatch {
         true
     }
 
-    /// A slot without a flow, if need be that of the oldest.
+    /// A slot without a flow, if need be one that is taken from another.
     fn free_slot(&mut self) -> usize {
         if let Some(slot) = self.flows.iter().position(Option::is_none) {
             return slot;
         }
-        let slot = self.oldest;
+        let slot = self.turn;
         self.finish(slot);
-        self.oldest = (slot + 1) % FLOWS_MAX;
+        self.turn = (slot + 1) % FLOWS_MAX;
         slot
     }
 
@@ -246,9 +248,23 @@ impl DeliveryBatch {
         }
     }
 
+    /// Nothing that may be before this packet in its flow grows any more.
+    fn finish_those_that_may_have(&mut self, start: usize, length: usize) {
+        for slot in 0..FLOWS_MAX {
+            let packet = &self.bytes.bytes[start..start + length];
+            if self.flows[slot].is_some_and(|growing| growing.flow.may_have(packet)) {
+                self.finish(slot);
+            }
+        }
+    }
+
+    fn finish_all(&mut self) {
+        (0..FLOWS_MAX).for_each(|slot| self.finish(slot));
+    }
+
     /// The packets. None of them grows any more.
     pub fn iter(&mut self) -> impl Iterator<Item = Delivery<'_>> {
-        (0..FLOWS_MAX).for_each(|slot| self.finish(slot));
+        self.finish_all();
         let batch = &*self;
         batch.joined.iter().map(move |joined| Delivery {
             vnet_header: joined.vnet_header,
@@ -381,32 +397,53 @@ mod tests {
         let mut batch = batch();
         let mut fragment = packet(0, 1);
         fragment[6] = 0x20;
+        let elsewhere = |number| segment(false, number, |_| ());
         for packet in [
             packet(0, 0),
             packet(7, 0),
+            elsewhere(0),
             fragment,
             packet(0, 1),
             packet(7, 1),
+            elsewhere(1),
         ] {
             append(&mut batch, &packet);
         }
         let lengths: Vec<_> = delivered(&mut batch).iter().map(Vec::len).collect();
-        assert_eq!(lengths, [1; 5]);
+        assert_eq!(lengths, [1, 1, 2, 1, 1, 1], "others go on");
     }
 
     #[test]
     fn of_more_flows_than_are_followed_all_packets_stay_in_their_order() {
         let mut batch = batch();
         let flows = u8::try_from(2 * FLOWS_MAX).expect("few");
-        for number in 0..4 {
-            (0..flows).for_each(|flow| append(&mut batch, &packet(flow, number)));
+        // What has to make way has grown already.
+        for first in [0, 2] {
+            for flow in 0..flows {
+                append(&mut batch, &packet(flow, first));
+                append(&mut batch, &packet(flow, first + 1));
+            }
         }
-        let delivered: Vec<_> = delivered(&mut batch).into_iter().flatten().collect();
+        let joined = delivered(&mut batch);
+        assert!(joined.iter().all(|joined| joined.len() == 2), "{joined:?}");
+        let delivered: Vec<_> = joined.into_iter().flatten().collect();
         for flow in 0..flows {
             let of_flow = delivered.iter().filter(|packet| packet[PORT] == flow);
             let expected = packets(&[(0, flow), (1, flow), (2, flow), (3, flow)]);
             assert!(of_flow.eq(&expected), "flow {flow}");
         }
+    }
+
+    #[test]
+    fn nothing_passes_what_came_while_joining_was_off() {
+        let mut batch = batch();
+        append(&mut batch, &packet(0, 0));
+        batch.set_coalescing(Coalescing::default());
+        append(&mut batch, &packet(0, 1));
+        batch.set_coalescing(ALL);
+        append(&mut batch, &packet(0, 1));
+        let lengths: Vec<_> = delivered(&mut batch).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [1, 1, 1]);
     }
 
     #[test]
