@@ -155,53 +155,77 @@ fn chains(device: Option<&str>) -> Vec<Chain> {
     ]
 }
 
+/// What a guard lets pass; all else it refuses. Each accepts, so that their order says only what is
+/// found soonest: what pods exchange, of which every packet is asked about at every hook.
+struct Accepted {
+    device: Option<Rule>,
+    own_pods: [Rule; 2],
+    loopback: Rule,
+    outside: [Rule; 2],
+    host_network: [Rule; 2],
+}
+
+impl Accepted {
+    fn or(self, refuse: Rule) -> Vec<Rule> {
+        let mut rules: Vec<Rule> = self.device.into_iter().collect();
+        rules.extend(self.own_pods);
+        rules.push(self.loopback);
+        rules.extend(self.outside);
+        rules.extend(self.host_network);
+        rules.push(refuse);
+        rules
+    }
+}
+
 /// What goes to a pod of the cluster leaves by the device, or to a local pod, or to a declared
 /// host-network peer.
 fn egress(device: Option<&str>, refuse: Rule) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = device
-        .into_iter()
-        .chain([LOOPBACK])
-        .map(|link| Rule::new().link_is(Direction::Outgoing, link).accept())
-        .collect();
-    for family in Family::ALL {
-        let to = |set| Rule::new().address_in(family, Field::Destination, &name(set, family));
-        rules.extend([
+    let by = |link: &str| Rule::new().link_is(Direction::Outgoing, link).accept();
+    let to = |set, family| Rule::new().address_in(family, Field::Destination, &name(set, family));
+    let accepted = Accepted {
+        device: device.map(by),
+        own_pods: Family::ALL.map(|family| {
+            to(OWN, family)
+                .link_not_in(Direction::Outgoing, UNDERLAY_LINKS)
+                .accept()
+        }),
+        loopback: by(LOOPBACK),
+        outside: Family::ALL.map(|family| {
             Rule::new()
                 .address_not_in(family, Field::Destination, &name(CLUSTER, family))
-                .accept(),
-            to(OWN)
-                .link_not_in(Direction::Outgoing, UNDERLAY_LINKS)
-                .accept(),
-            to(HOST_NETWORK).accept(),
-        ]);
-    }
-    rules.push(refuse);
-    rules
+                .accept()
+        }),
+        host_network: Family::ALL.map(|family| to(HOST_NETWORK, family).accept()),
+    };
+    accepted.or(refuse)
 }
 
 /// What comes from a pod of the cluster comes by the device, or from a local pod, or from a
 /// declared host-network peer, each by the link that the route to it leaves by.
 fn ingress(device: Option<&str>) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = device
-        .into_iter()
-        .chain([LOOPBACK])
-        .map(|link| Rule::new().link_is(Direction::Incoming, link).accept())
-        .collect();
-    for family in Family::ALL {
-        let from = |set| Rule::new().address_in(family, Field::Source, &name(set, family));
-        rules.extend([
-            Rule::new()
-                .address_not_in(family, Field::Source, &name(CLUSTER, family))
-                .accept(),
-            from(OWN)
+    let by = |link: &str| Rule::new().link_is(Direction::Incoming, link).accept();
+    let from = |set, family| Rule::new().address_in(family, Field::Source, &name(set, family));
+    let accepted = Accepted {
+        device: device.map(by),
+        own_pods: Family::ALL.map(|family| {
+            from(OWN, family)
                 .link_not_in(Direction::Incoming, UNDERLAY_LINKS)
                 .route_back_by_same_link()
-                .accept(),
-            from(HOST_NETWORK).route_back_by_same_link().accept(),
-        ]);
-    }
-    rules.push(Rule::new().counter(INGRESS_DROPPED).drop());
-    rules
+                .accept()
+        }),
+        loopback: by(LOOPBACK),
+        outside: Family::ALL.map(|family| {
+            Rule::new()
+                .address_not_in(family, Field::Source, &name(CLUSTER, family))
+                .accept()
+        }),
+        host_network: Family::ALL.map(|family| {
+            from(HOST_NETWORK, family)
+                .route_back_by_same_link()
+                .accept()
+        }),
+    };
+    accepted.or(Rule::new().counter(INGRESS_DROPPED).drop())
 }
 
 /// Pods reach the outside, and other nodes' own addresses, under this node's address; the node
