@@ -41,9 +41,8 @@ pub(crate) struct RunArgs {
     /// Name of this node's Node.
     #[arg(long, env = "PODWIRE_NODE_NAME")]
     pub(crate) node_name: String,
-    /// Folder of Node manifests: the directory registry.
-    #[arg(long, env = "PODWIRE_DIRECTORY", value_name = "PATH")]
-    pub(crate) directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
     /// Pod CIDRs of the whole cluster: no packet to or from them leaves this node in plaintext.
     #[arg(
         long,
@@ -132,6 +131,43 @@ pub(crate) struct RunArgs {
     /// How log lines look.
     #[arg(long, env = "PODWIRE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
+}
+
+/// Where Nodes are found; a pod's own API server unless told.
+#[derive(Debug, Args)]
+pub(crate) struct RegistryArgs {
+    /// Folder of Node manifests, in place of an API server.
+    #[arg(
+        long,
+        env = "PODWIRE_DIRECTORY",
+        value_name = "PATH",
+        conflicts_with_all = ["kubeconfig", "context", "api_server"]
+    )]
+    pub(crate) directory: Option<PathBuf>,
+    /// Kubeconfig that names API server and credentials, in place of the pod's service account.
+    #[arg(long, env = "PODWIRE_KUBECONFIG", value_name = "PATH")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: its current one].
+    #[arg(
+        long,
+        env = "PODWIRE_CONTEXT",
+        value_name = "NAME",
+        requires = "kubeconfig"
+    )]
+    pub(crate) context: Option<String>,
+    /// URL of the API server, where the one that kubeconfig or pod name cannot be reached (there
+    /// may be no Service network before this agent is there).
+    #[arg(long, env = "PODWIRE_API_SERVER", value_name = "URL")]
+    pub(crate) api_server: Option<String>,
+    /// Set this Node's condition NetworkUnavailable to False once the mesh is in place: for clouds
+    /// that set it to True and wait for whoever provides the network. Needs permission to patch
+    /// nodes/status.
+    #[arg(
+        long,
+        env = "PODWIRE_SET_NETWORK_AVAILABLE",
+        conflicts_with = "directory"
+    )]
+    pub(crate) set_network_available: bool,
 }
 
 /// Questions to the running agent.

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use podwire_core::mesh::{HostNetworkPeers, Policy};
 use podwire_core::node::{InvalidNodeName, NodeName};
+use podwire_registry::kubernetes::{Access, AccessError};
 
 use crate::admin::SOCKET_NAME;
-use crate::args::{CipherArg, HostNetworkPeersArg, ModeArg, RunArgs};
+use crate::args::{CipherArg, HostNetworkPeersArg, ModeArg, RegistryArgs, RunArgs};
 use crate::transport::Offloads;
 
 /// Most lanes a node has: beyond eight cores one pair of nodes is limited by its NIC (DESIGN.md
@@ -40,7 +41,7 @@ const SPECIAL: [(&str, &str); 7] = [
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) node_name: NodeName,
-    pub(crate) directory: PathBuf,
+    pub(crate) registry: RegistryConfig,
     pub(crate) mode: ModeArg,
     pub(crate) policy: Policy,
     pub(crate) publish_endpoint: bool,
@@ -52,6 +53,20 @@ pub(crate) struct Config {
     pub(crate) metrics_address: SocketAddr,
     pub(crate) offloads: Offloads,
     pub(crate) cipher: CipherArg,
+}
+
+/// The registry of one run.
+#[derive(Clone, Debug)]
+pub(crate) enum RegistryConfig {
+    /// `--directory`.
+    Directory(PathBuf),
+    /// An API server.
+    Kubernetes {
+        /// Where it is, and who asks.
+        access: Access,
+        /// `--set-network-available`.
+        set_network_available: bool,
+    },
 }
 
 /// A flag whose value parses but cannot be meant.
@@ -92,6 +107,13 @@ pub(crate) enum ConfigError {
          \"default\""
     )]
     Device(String),
+    #[error("--api-server: {0}")]
+    ApiServer(#[source] AccessError),
+    #[error(
+        "no registry: outside of a pod name one, --kubeconfig PATH for Kubernetes or --directory \
+         PATH for a folder of Node manifests"
+    )]
+    NoRegistry,
     #[error(
         "--state-dir {} lies in --directory {}, which is for every node to read: private keys need \
          a folder of their own", .state.display(), .directory.display()
@@ -110,12 +132,12 @@ pub(crate) enum ConfigError {
 
 impl Config {
     /// The one conversion from what was typed to what was meant. `cores` is the number of
-    /// processors that the process may use.
-    pub(crate) fn new(args: RunArgs, cores: usize) -> Result<Self, ConfigError> {
+    /// processors that the process may use; `is_in_pod` says whether this is a pod's container.
+    pub(crate) fn new(args: RunArgs, cores: usize, is_in_pod: bool) -> Result<Self, ConfigError> {
         // Exhaustive on purpose: a new flag that nobody wires does not compile.
         let RunArgs {
             node_name,
-            directory,
+            registry,
             cluster_cidr,
             mode,
             host_network_peers,
@@ -145,7 +167,11 @@ impl Config {
             });
         }
         check_device(&device)?;
-        check_folders(&directory, &state_dir, &run_dir)?;
+        let registry = self::registry(registry, is_in_pod)?;
+        if let RegistryConfig::Directory(directory) = &registry {
+            check_directory(directory, &state_dir)?;
+        }
+        check_folders(&state_dir, &run_dir)?;
         let host_network_peers = match (host_network_peers, mode) {
             // Who insists on encryption does so towards everybody, unless told otherwise.
             (Some(HostNetworkPeersArg::Refuse), _) | (None, ModeArg::Encrypted) => {
@@ -160,7 +186,7 @@ impl Config {
         }
         Ok(Self {
             node_name,
-            directory,
+            registry,
             mode,
             policy: Policy {
                 cluster_cidrs: cluster_cidr,
@@ -247,15 +273,49 @@ fn check_allowed_endpoints(allowed: &[IpNet], cluster: &[IpNet]) -> Result<(), C
     Ok(())
 }
 
-fn check_folders(directory: &Path, state: &Path, run: &Path) -> Result<(), ConfigError> {
-    // As text, without looking at the disk: what is not there yet is checked too.
-    let full = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+/// A pod's own API server where nothing else is named.
+fn registry(args: RegistryArgs, is_in_pod: bool) -> Result<RegistryConfig, ConfigError> {
+    let RegistryArgs {
+        directory,
+        kubeconfig,
+        context,
+        api_server,
+        set_network_available,
+    } = args;
+    if let Some(directory) = directory {
+        return Ok(RegistryConfig::Directory(directory));
+    }
+    if kubeconfig.is_none() && !is_in_pod {
+        return Err(ConfigError::NoRegistry);
+    }
+    let access = Access {
+        kubeconfig,
+        context,
+        api_server,
+    };
+    access.check().map_err(ConfigError::ApiServer)?;
+    Ok(RegistryConfig::Kubernetes {
+        access,
+        set_network_available,
+    })
+}
+
+/// As text, without looking at the disk: what is not there yet is checked too.
+fn full(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn check_directory(directory: &Path, state: &Path) -> Result<(), ConfigError> {
     if full(state).starts_with(full(directory)) {
         return Err(ConfigError::StateInDirectory {
             state: state.to_owned(),
             directory: directory.to_owned(),
         });
     }
+    Ok(())
+}
+
+fn check_folders(state: &Path, run: &Path) -> Result<(), ConfigError> {
     if full(state) == full(run) {
         return Err(ConfigError::OneFolder(run.to_owned()));
     }
@@ -290,12 +350,47 @@ mod tests {
 
     /// The configuration of `podwire-agent run` with these flags, on four cores.
     fn config(flags: &str) -> Result<Config, ConfigError> {
-        let words = ["podwire-agent", "run", "--directory", "/nodes"];
+        configured(&format!("--directory /nodes {flags}"), false)
+    }
+
+    fn configured(flags: &str, is_in_pod: bool) -> Result<Config, ConfigError> {
+        let words = ["podwire-agent", "run"];
         let line = CommandLine::parse_from(words.into_iter().chain(flags.split(' ')));
         let Command::Run(args) = line.command else {
             panic!("not run")
         };
-        Config::new(*args, 4)
+        Config::new(*args, 4, is_in_pod)
+    }
+
+    #[test]
+    fn the_registry_is_the_one_that_is_named_or_that_of_the_pod() {
+        let registry = |flags: &str, is_in_pod| {
+            let flags = format!("--node-name node-1 --cluster-cidr 10.244.0.0/16{flags}");
+            configured(&flags, is_in_pod).map(|config| config.registry)
+        };
+        let found = registry("", false);
+        assert!(matches!(found, Err(ConfigError::NoRegistry)), "{found:?}");
+        let own = Access::default();
+        let found = registry("", true);
+        assert!(
+            matches!(&found, Ok(RegistryConfig::Kubernetes { access, .. }) if *access == own),
+            "{found:?}"
+        );
+        let found = registry(
+            " --kubeconfig /k --api-server https://192.0.2.1:6443",
+            false,
+        );
+        assert!(
+            matches!(&found, Ok(RegistryConfig::Kubernetes { access, .. })
+                if access.kubeconfig.as_deref() == Some(Path::new("/k"))),
+            "{found:?}"
+        );
+        let found = registry(" --api-server 192.0.2.1", true);
+        let error = found.expect_err("no URL").to_string();
+        assert!(
+            error.contains("--api-server") && error.contains("https://"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -7,8 +7,16 @@ use clap::CommandFactory as _;
 
 use crate::args::CommandLine;
 
+/// What Kubernetes tells every container.
+const IN_POD: &str = "KUBERNETES_SERVICE_HOST";
+
 /// What every variable of ours begins with.
 const PREFIX: &str = "PODWIRE_";
+
+/// Whether this process is in a pod's container.
+pub(crate) fn is_pod() -> bool {
+    std::env::var_os(IN_POD).is_some()
+}
 
 /// Variables that look like a setting and are none, as a misspelt one does. Whoever set it believes
 /// that it is in force.

@@ -59,7 +59,7 @@ fn run(args: RunArgs) -> ExitCode {
         return misuse(error);
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let config = match Config::new(args, cores) {
+    let config = match Config::new(args, cores, environment::is_pod()) {
         Ok(config) => config,
         Err(error) => return misuse(error),
     };

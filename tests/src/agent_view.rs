@@ -70,9 +70,13 @@ pub struct PeerCounts {
     pub closed: usize,
 }
 
-/// What an agent did to its registry.
+/// An agent and its registry.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Registry {
+    /// Whether it was read as a whole and changes are followed.
+    pub synchronised: bool,
+    /// Why it is lost, while it is.
+    pub lost: Option<String>,
     /// Records written.
     pub writes: u64,
 }

@@ -1,5 +1,7 @@
 //! Nodes that exist in the registry only: as many as a test wants.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
@@ -51,7 +53,9 @@ impl PaperNode {
         format!("record-{}", self.number)
     }
 
-    fn address(&self) -> Ipv4Addr {
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
         Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() + 1 + self.number)
     }
 
@@ -96,20 +100,32 @@ impl PaperNode {
         })
     }
 
+    /// The annotations of its record.
+    #[must_use]
+    pub fn record(&self) -> BTreeMap<String, String> {
+        let record = [
+            ("mode", "encrypted".to_owned()),
+            ("public-key", self.public_key()),
+            ("pod-cidrs", self.pod_cidr()),
+            ("endpoints", format!("{}:51880", self.address())),
+            ("key-generation", self.key_generation.to_string()),
+        ];
+        record
+            .into_iter()
+            .map(|(key, value)| (format!("podwire.dev/{key}"), value))
+            .collect()
+    }
+
     fn publish(&self, directory: &Directory) -> Result<()> {
-        let record = format!(
-            "apiVersion: v1\nkind: Node\nmetadata:\n  name: {}\n  uid: {}\n  annotations:\n    \
-             podwire.dev/mode: encrypted\n    podwire.dev/public-key: {}\n    \
-             podwire.dev/pod-cidrs: {}\n    podwire.dev/endpoints: {}:51880\n    \
-             podwire.dev/key-generation: \"{}\"\n",
+        let mut yaml = format!(
+            "apiVersion: v1\nkind: Node\nmetadata:\n  name: {}\n  uid: {}\n  annotations:\n",
             self.name(),
             self.uid(),
-            self.public_key(),
-            self.pod_cidr(),
-            self.address(),
-            self.key_generation
         );
-        directory.replace(&directory.record_path(&self.name()), &record)
+        for (key, value) in self.record() {
+            let _ = writeln!(yaml, "    {key}: \"{value}\"");
+        }
+        directory.replace(&directory.record_path(&self.name()), &yaml)
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod atomic_file;
 pub mod directory;
+pub mod kubernetes;
 pub mod manifest;
 pub mod nodes;
 pub mod registry;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{AddrParseError, IpAddr};
 
 use ipnet::{AddrParseError as CidrParseError, IpNet};
-use podwire_core::node::{Node, NodeName};
+use podwire_core::node::{InvalidNodeName, Node, NodeName};
 use podwire_core::record::{ANNOTATION_PREFIX, REQUEST_PREFIX};
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,9 @@ pub enum ManifestError {
         /// The Node that the file's name names.
         expected: NodeName,
     },
+    /// `metadata.name` is none that a Node can have.
+    #[error(transparent)]
+    InvalidName(#[from] InvalidNodeName),
     /// A field that Podwire needs is not there or empty.
     #[error("{0} is missing")]
     Missing(&'static str),
@@ -118,45 +121,60 @@ pub struct Annotated {
     pub annotations: BTreeMap<String, String>,
 }
 
-#[derive(Serialize, Deserialize)]
+/// A Node as it is written, whole or its metadata alone, in YAML or an API server's JSON. What
+/// Podwire does not need is skipped while it is read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Manifest {
+pub(crate) struct Manifest {
     #[serde(default)]
     api_version: String,
     #[serde(default)]
     kind: String,
-    metadata: Metadata,
+    pub(crate) metadata: Metadata,
     #[serde(default, skip_serializing)]
     spec: Option<Spec>,
     #[serde(default, skip_serializing)]
     status: Option<Status>,
 }
 
-#[derive(Serialize, Deserialize)]
+/// `metadata` of a Node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Metadata {
-    name: String,
+pub(crate) struct Metadata {
+    pub(crate) name: String,
     #[serde(default)]
-    uid: String,
+    pub(crate) uid: String,
+    /// Of an API server only.
+    #[serde(default, skip_serializing)]
+    pub(crate) resource_version: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     creation_timestamp: Option<String>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 struct Spec {
     #[serde(default, rename = "podCIDRs")]
     pod_cidrs: Option<Vec<String>>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 struct Status {
     #[serde(default)]
     addresses: Option<Vec<Address>>,
+    #[serde(default)]
+    conditions: Option<Vec<Condition>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
 struct Address {
     #[serde(rename = "type")]
     kind: String,
@@ -168,35 +186,7 @@ struct Address {
 /// # Errors
 /// One reason, the first that is found.
 pub fn parse_node(name: &NodeName, bytes: &[u8]) -> Result<Node, ManifestError> {
-    let manifest = parse(name, bytes)?;
-    let created = created(manifest.metadata.creation_timestamp.as_deref())?;
-    let pod_cidrs = pod_cidrs(
-        &manifest
-            .spec
-            .unwrap_or_default()
-            .pod_cidrs
-            .unwrap_or_default(),
-    )?;
-    let addresses = addresses(
-        &manifest
-            .status
-            .unwrap_or_default()
-            .addresses
-            .unwrap_or_default(),
-    )?;
-    let mut annotations = manifest.metadata.annotations.unwrap_or_default();
-    annotations
-        .retain(|key, _| key.starts_with(ANNOTATION_PREFIX) || key.starts_with(REQUEST_PREFIX));
-    let uid = manifest.metadata.uid;
-    Ok(Node {
-        name: name.clone(),
-        uid,
-        created,
-        pod_cidrs,
-        addresses,
-        annotations,
-        is_record_unread: false,
-    })
+    parse(name, bytes)?.into_named(name.clone())
 }
 
 /// Reads a manifest that carries annotations only: an agent's record or an operator's requests.
@@ -225,6 +215,7 @@ pub fn write_annotated(
         metadata: Metadata {
             name: name.to_string(),
             uid: annotated.uid,
+            resource_version: String::new(),
             creation_timestamp: None,
             annotations: Some(annotated.annotations),
         },
@@ -276,18 +267,65 @@ fn parse(name: &NodeName, bytes: &[u8]) -> Result<Manifest, ManifestError> {
     if manifest.metadata.uid.is_empty() {
         return Err(ManifestError::Missing("metadata.uid"));
     }
-    let annotations = manifest.metadata.annotations.iter().flatten();
-    let count = annotations.clone().count();
-    if count > ANNOTATIONS_MAX {
-        return Err(ManifestError::TooManyAnnotations(count));
-    }
-    let size = annotations
-        .map(|(key, value)| key.len() + value.len())
-        .sum();
-    if size > ANNOTATIONS_SIZE_MAX {
-        return Err(ManifestError::AnnotationsTooLarge(size));
-    }
+    manifest.metadata.check_annotations()?;
     Ok(manifest)
+}
+
+impl Metadata {
+    fn check_annotations(&self) -> Result<(), ManifestError> {
+        let annotations = self.annotations.iter().flatten();
+        let count = annotations.clone().count();
+        if count > ANNOTATIONS_MAX {
+            return Err(ManifestError::TooManyAnnotations(count));
+        }
+        let size = annotations
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
+        if size > ANNOTATIONS_SIZE_MAX {
+            return Err(ManifestError::AnnotationsTooLarge(size));
+        }
+        Ok(())
+    }
+}
+
+impl Manifest {
+    /// The Node that an API server's object describes. The Node carries its annotations of
+    /// Podwire's two prefixes.
+    pub(crate) fn into_node(self) -> Result<Node, ManifestError> {
+        self.metadata.check_annotations()?;
+        let name = self.metadata.name.parse()?;
+        self.into_named(name)
+    }
+
+    /// Whether the condition of this type is there and `False`.
+    pub(crate) fn is_denied(&self, condition: &str) -> bool {
+        let status = self.status.as_ref();
+        let mut conditions = status
+            .and_then(|status| status.conditions.as_ref())
+            .into_iter()
+            .flatten();
+        conditions.any(|found| found.kind == condition && found.status == "False")
+    }
+
+    fn into_named(self, name: NodeName) -> Result<Node, ManifestError> {
+        let created = created(self.metadata.creation_timestamp.as_deref())?;
+        let spec = self.spec.unwrap_or_default();
+        let pod_cidrs = pod_cidrs(&spec.pod_cidrs.unwrap_or_default())?;
+        let status = self.status.unwrap_or_default();
+        let addresses = addresses(&status.addresses.unwrap_or_default())?;
+        let mut annotations = self.metadata.annotations.unwrap_or_default();
+        annotations
+            .retain(|key, _| key.starts_with(ANNOTATION_PREFIX) || key.starts_with(REQUEST_PREFIX));
+        Ok(Node {
+            name,
+            uid: self.metadata.uid,
+            created,
+            pod_cidrs,
+            addresses,
+            annotations,
+            is_record_unread: false,
+        })
+    }
 }
 
 /// A manifest has no use for anchors: a reader that follows none cannot be made to expand them. The

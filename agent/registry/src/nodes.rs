@@ -103,6 +103,9 @@ pub enum Loss {
     /// The folder holds more files than any mesh needs.
     #[error("the folder holds more than {0} files: check --directory")]
     TooManyFiles(usize),
+    /// The API server does not answer, or denies what is asked.
+    #[error("{0}")]
+    Unreachable(String),
     /// The folder came back, or another took its place, and is still being filled.
     #[error("the folder came back and is still being filled")]
     Returning,

@@ -14,7 +14,6 @@ use podwire_core::mesh::{DesiredMesh, Incumbents, OwnNode, Pair};
 use podwire_core::node::{Node, NodeName};
 use podwire_core::record::{Mode, Record};
 use podwire_core::underlay_links::UnderlayLinks;
-use podwire_registry::directory::Directory;
 use podwire_registry::nodes::Nodes;
 use podwire_registry::registry::Registry;
 use tokio::sync::watch;
@@ -28,14 +27,18 @@ use crate::control::boot;
 use crate::control::contradictions;
 use crate::control::data_plane::DataPlane;
 use crate::control::endpoints_in_use::{endpoints_in_use, fallbacks};
+use crate::control::events::Events;
 use crate::control::generations;
 use crate::control::healing::Healing;
 use crate::control::incumbents;
 use crate::control::mode::{self, ModeDecision, ModeInputs};
+use crate::control::network_available::Announcement;
 use crate::control::obstacles::Obstacles;
 use crate::control::problems::Problems;
 use crate::control::publishing::Publishing;
+use crate::control::registry::{self, Opened};
 use crate::control::status::ReconcileStatus;
+use crate::control::write_budget::WriteBudget;
 use crate::netlink::{self, Netlink, Watch};
 use crate::state::State;
 use crate::transport::TunDevice;
@@ -83,6 +86,7 @@ pub(crate) struct Agent {
     /// Must be over before anything is written.
     pub(super) tidying: Option<JoinHandle<()>>,
     pub(super) publishing: Option<Publishing>,
+    pub(super) write_budget: WriteBudget,
     /// What the registry told last; the snapshot's nodes until it has told anything.
     pub(super) nodes: Arc<Nodes>,
     /// Records that do not count, because a newer one was seen.
@@ -99,6 +103,8 @@ pub(crate) struct Agent {
     pub(super) shown: ShownHandle,
     pub(super) progress: ReconcileStatus,
     pub(super) problems: Problems,
+    pub(super) events: Events,
+    pub(super) announcement: Announcement,
     pub(super) registry_writes: u64,
     /// Whether the guard table is in force, as of the last pass.
     pub(super) guarded: bool,
@@ -138,9 +144,11 @@ impl Agent {
         }
         let state = State::open(&config.state_dir, config.lanes, SystemTime::now())?;
         let watch = Watch::open()?;
-        let (directory, watcher) = Directory::open(&config.directory)?;
-        let tidying = remove_leftovers(directory.clone(), config.node_name.clone());
-        let registry = Registry::Directory(directory);
+        let Opened {
+            registry,
+            watcher,
+            tidying,
+        } = registry::open(&config, &state)?;
         let nodes_receiver = registry.nodes();
         let snapshot = state.snapshot();
         let mut agent = Self {
@@ -161,9 +169,10 @@ impl Agent {
             underlay_links: UnderlayLinks::default(),
             registry,
             nodes_receiver,
-            watcher: tokio::spawn(watcher.run()),
-            tidying: Some(tidying),
+            watcher,
+            tidying,
             publishing: None,
+            write_budget: WriteBudget::default(),
             mode: ModeDecision::Undecided,
             data_plane: None,
             mesh: None,
@@ -171,6 +180,8 @@ impl Agent {
             shown: ShownHandle::default(),
             progress: ReconcileStatus::default(),
             problems: Problems::default(),
+            events: Events::default(),
+            announcement: Announcement::default(),
             registry_writes: 0,
             guarded,
             snapshot_kept: None,
@@ -369,6 +380,8 @@ impl Agent {
             self.shown.transport.store(Arc::new(data_plane.counters()));
         }
         self.show();
+        self.tell_events();
+        self.announce_network();
         Ok(())
     }
 
@@ -464,14 +477,4 @@ impl Agent {
         }
         Ok(())
     }
-}
-
-/// Clears the registry of what a predecessor left half-written. The start does not wait for it: the
-/// folder may be on a network.
-fn remove_leftovers(directory: Directory, own: NodeName) -> JoinHandle<()> {
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = directory.remove_leftovers(&own) {
-            debug!(%error, "cannot look for half-written records");
-        }
-    })
 }

@@ -46,7 +46,9 @@ pub(crate) fn own_record(node: &Node, inputs: &OwnRecordInputs<'_>) -> Record {
     Record {
         mode: inputs.mode,
         pod_cidrs: node.pod_cidrs.clone(),
-        endpoints: if encrypted && inputs.publish_endpoint {
+        // Those of host-network mode are nobody's to send to, but they tell peers, who see records
+        // alone, that an address of the Node changed.
+        endpoints: if inputs.publish_endpoint {
             endpoints(&node.addresses, inputs.listen_port)
         } else {
             Vec::new()
@@ -134,13 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn a_host_network_record_names_no_key_and_no_endpoint() {
+    fn a_host_network_record_names_its_addresses_and_no_key() {
         let record = own_record(
             &node(&["192.0.2.11"]),
             &inputs(Mode::HostNetwork, &[key(1)]),
         );
         assert_eq!(record.current, None);
-        assert!(record.endpoints.is_empty());
+        assert_eq!(record.endpoints.len(), 1);
     }
 
     #[test]

@@ -26,6 +26,11 @@ impl Problem {
         self.0 = problem;
     }
 
+    /// In words; `None` when all is well.
+    pub(super) fn text(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
     pub(super) const fn is_some(&self) -> bool {
         self.0.is_some()
     }

@@ -13,11 +13,15 @@ use tracing::info;
 use super::agent::Agent;
 use super::mode::ModeDecision;
 use super::own_record::{OwnRecordInputs, own_record};
+use super::write_budget::Permission;
 
 /// How long a registry may take for a record before that is told. A busy disk syncs within it.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 const PROBLEM: &str = "cannot publish the own record";
+
+const FIGHT: &str = "the own record does not stay in the registry as it is written: who else writes \
+                     annotations that begin with podwire.dev/?";
 
 /// A record on its way into the registry.
 #[derive(Debug)]
@@ -57,8 +61,12 @@ impl Agent {
             return;
         }
         match self.record_due() {
-            // How the last one went is known until this one has gone better.
-            Ok(Some(wanted)) => self.publishing = Some(self.start_publishing(wanted)),
+            Ok(Some(wanted)) => match self.write_budget.ask(Instant::now()) {
+                // How the last one went is known until this one has gone better.
+                Permission::Granted => self.publishing = Some(self.start_publishing(wanted)),
+                Permission::Spent => self.problems.publish.put(Some(FIGHT.to_owned())),
+                Permission::Refused => {}
+            },
             Ok(None) => self.problems.publish.put(None),
             Err(error) => self.problems.publish.set(PROBLEM, Err(error)),
         }
@@ -71,6 +79,11 @@ impl Agent {
         if matches!(done, Ok(Published::Written)) {
             info!("published the own record");
             self.registry_writes += 1;
+        }
+        match &done {
+            Ok(Published::Written) => self.write_budget.written(Instant::now()),
+            Ok(Published::Unchanged) => {}
+            Err(_) => self.write_budget.failed(Instant::now()),
         }
         self.problems.publish.set(PROBLEM, done.map(drop));
     }

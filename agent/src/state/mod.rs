@@ -43,6 +43,10 @@ const STAMP_WRITE_INTERVAL: Duration = Duration::from_secs(5);
 /// and then. A new tunnel of a node is refused for no longer than this.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
+/// A mesh that was in force less long ago than this is still nearly the same. The stamps that say
+/// so are up to two minutes old, the time between two handshakes of a peer.
+const LATELY: Duration = Duration::from_secs(600);
+
 /// What the data plane tells of its initiations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SentStamps {
@@ -61,6 +65,8 @@ pub(crate) struct State {
     /// Nothing of it is later than the highest stamp on disk plus [`STAMP_WRITE_INTERVAL`].
     highest_stamp: u64,
     initiations_sent: u64,
+    /// Whether a process before this one sent handshakes less than [`LATELY`] ago.
+    ran_lately: bool,
     /// The epoch was begun by this process: no published record can be of it.
     epoch_is_new: bool,
     /// Public keys of the lanes in use, lane 0 first. The private ones are read when they are
@@ -85,6 +91,8 @@ impl State {
         let history = read_history(path)?;
         let (keys, keys_are_new) = open_keys(path, lanes, &history, now)?;
         let epoch_before = history.epoch;
+        let ago = nanos(now).checked_sub(history.highest_stamp);
+        let ran_lately = ago.is_some_and(|ago| Duration::from_nanos(ago) < LATELY);
         let history = History {
             has_keys: true,
             ..history.started(nanos(now))
@@ -99,6 +107,7 @@ impl State {
             folder: path.to_owned(),
             _lock: lock,
             highest_stamp: history.highest_stamp,
+            ran_lately,
             epoch_is_new: history.epoch != epoch_before,
             history,
             initiations_sent: 0,
@@ -113,6 +122,11 @@ impl State {
     /// The mesh that was kept last; empty if none was, or if it cannot be read.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.snapshot.clone()
+    }
+
+    /// Whether what was kept last is so fresh that the registry need not be asked at once.
+    pub(crate) const fn ran_lately(&self) -> bool {
+        self.ran_lately
     }
 
     /// Own public keys of the lanes in use, lane 0 first.
