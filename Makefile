@@ -34,6 +34,14 @@ test-interop: setup ## With other people's WireGuard, through a rekey (needs Go)
 	@command -v go >/dev/null || { echo "test-interop: Go is missing: https://go.dev/doc/install" >&2; exit 1; }
 	$(CARGO) test --locked -p podwire-testbed --test interop
 
+.PHONY: servers
+servers: ## The real Kubernetes servers of the tests, built once into the user's cache (needs Go)
+	@tests/servers/build
+
+.PHONY: test-kubernetes
+test-kubernetes: setup servers ## On a real Kubernetes API server, with its store and controllers (needs Go)
+	$(CARGO) test --locked -p podwire-testbed --test kubernetes
+
 # For every agent of the suites, whose flags these are.
 FALLBACKS := TESTBED_PODWIRE_CIPHER=aws-lc \
 	TESTBED_PODWIRE_OFFLOAD=tun-gso=off,tun-gro=off,udp-gso=off,udp-gro=off
@@ -48,7 +56,8 @@ lint: setup ## Formatting and lints, as warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked -p podwire-dataplane --all-targets --features sim -- -D warnings
-	$(CARGO) clippy --locked -p podwire-testbed --test soak --test performance --test interop -- -D warnings
+	$(CARGO) clippy --locked -p podwire-testbed --test soak --test performance --test interop \
+		--test kubernetes -- -D warnings
 
 .PHONY: deny
 deny: ## Licences, sources and duplicate crates of every dependency (needs cargo-deny)

@@ -6,20 +6,23 @@
 //!
 //! | variable | effect |
 //! |---|---|
+//! | `KUBEBUILDER_ASSETS` | a folder with Kubernetes' servers, which then are not built |
 //! | `PODWIRE_AGENT_BIN` | this agent is tested, and none is built |
 //! | `PODWIRE_RESULTS` | where suites write what people read later; else `target/results` |
+//! | `PODWIRE_SERVERS` | where Kubernetes' servers are built and kept; else in the user's cache |
 //! | `PODWIRE_SOAK` | suites run their long cases in place of their short ones |
 //! | `PODWIRE_TESTBED_HOLD` | a failed test waits for Enter before it takes its network down |
 //! | `PODWIRE_TESTBED_LOGS` | where logs of failed tests are kept; else `target/testbed-logs` |
 //! | `PODWIRE_TESTBED_PCAP` | the underlay's traffic is kept beside the logs |
 
 pub mod address;
-mod agent_process;
 pub mod agent_view;
 pub mod binaries;
 mod bystanders;
 pub mod capture;
+mod child_process;
 mod confinement;
+pub mod control_plane;
 mod cookie;
 mod counter;
 mod device_cgroup;
@@ -69,6 +72,7 @@ pub use address::{Family, IpVersion};
 pub use bystanders::Bystanders;
 pub use capture::CaptureReport;
 pub use confinement::Confinement;
+pub use control_plane::ControlPlane;
 pub use cookie::Cookie;
 pub use counter::{TcpCount, TcpCounter, UdpCount, UdpCounter};
 pub use echo::ECHO_PORT;

@@ -13,11 +13,15 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use tokio::runtime::{self, Runtime};
 
 use crate::sandbox::{self, Privilege};
 
 /// The thread only forks: a small stack lets a machine hold hundreds of them.
 const KEEPER_STACK_BYTES: usize = 256 * 1024;
+
+/// Of a runtime inside: its tasks wait for the network, all but a few at a time.
+const RUNTIME_THREADS: usize = 2;
 
 /// A request to the keeper thread: the command, and where its child goes.
 type SpawnRequest = (Command, mpsc::SyncSender<io::Result<Child>>);
@@ -102,13 +106,26 @@ impl Namespace {
         let outcome = thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    move_into_link_name_space(kept.net.as_fd(), Some(LinkNameSpaceType::Network))
-                        .expect("a namespace that this process made can be entered by it");
+                    kept.enter();
                     action()
                 })
                 .join()
         });
         outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// A runtime whose threads are inside: so is every socket that its tasks make.
+    ///
+    /// # Errors
+    /// The kernel's, when it refuses a thread.
+    pub(crate) fn runtime(&self) -> io::Result<Runtime> {
+        let kept = self.kept();
+        runtime::Builder::new_multi_thread()
+            .worker_threads(RUNTIME_THREADS)
+            .thread_name(&self.name)
+            .on_thread_start(move || kept.enter())
+            .enable_all()
+            .build()
     }
 
     /// Starts a child inside. It is killed (SIGKILL) when this value is dropped and when this
@@ -225,6 +242,12 @@ impl Kept {
             requests: Some(requests),
             keeper: Some(keeper),
         })
+    }
+
+    /// Moves the calling thread inside, for good.
+    fn enter(&self) {
+        move_into_link_name_space(self.net.as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("a namespace that this process made can be entered by it");
     }
 }
 

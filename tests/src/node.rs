@@ -1,6 +1,7 @@
 //! A node: a namespace on the underlay with a bridge, pods behind it, and an agent's process.
 
 mod agent;
+mod agent_log;
 mod clock;
 mod mute;
 mod reboot;
@@ -229,7 +230,15 @@ impl Node {
     /// # Errors
     /// ip's or the file system's.
     pub fn change_pod_cidrs(&self, number: u8) -> Result<()> {
-        let cidrs = pod_cidrs(&self.topology, number);
+        self.set_pod_cidrs(pod_cidrs(&self.topology, number))
+    }
+
+    /// Moves the node's bridge and pods into these pod CIDRs, such as a controller's, and writes
+    /// them to the manifest.
+    ///
+    /// # Errors
+    /// ip's or the file system's.
+    pub fn set_pod_cidrs(&self, cidrs: Vec<IpNet>) -> Result<()> {
         let mut lines = vec!["address flush dev cni0 scope global".to_owned()];
         lines.extend(cidrs.iter().map(|cidr| bridge_line(*cidr)));
         self.namespace().ip(&lines)?;

@@ -8,9 +8,10 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Node;
+use super::agent_log::error_lines;
 use super::clock::use_clock;
 use crate::address;
-use crate::agent_process::{self, AgentProcess};
+use crate::child_process::{self, ChildProcess};
 use crate::confinement::{Confined, Confinement};
 use crate::tun::TunFile;
 use crate::until::until;
@@ -26,13 +27,15 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct AgentState {
     pub(super) arguments: Vec<String>,
+    /// How it reaches the Kubernetes API, which then is its registry in the folder's place.
+    kubeconfig: Option<PathBuf>,
     environment: Vec<(String, String)>,
     /// Whether it sees a TUN device, once a test has said so.
     tun: Option<bool>,
     /// What sets its wall clock, if that is not the machine's.
     pub(super) clock: Option<PathBuf>,
     confinement: Option<Confinement>,
-    process: Option<AgentProcess>,
+    process: Option<ChildProcess>,
     /// After the process, which must have ended when it goes.
     confined: Option<Confined>,
     /// Logs of all runs, in order.
@@ -60,6 +63,11 @@ impl Node {
             .agent
             .environment
             .push((name.to_owned(), value.to_owned()));
+    }
+
+    /// From its next start the agent's registry is the Kubernetes API that this file leads to.
+    pub fn use_kubernetes(&self, kubeconfig: &Path) {
+        self.lock().agent.kubeconfig = Some(kubeconfig.to_owned());
     }
 
     /// From its next start the agent sees `/dev/net/tun`, or not, whatever the topology said.
@@ -108,6 +116,10 @@ impl Node {
             state.agent.logs.len() + 1
         ));
         let mut command = self.agent_command()?;
+        let registry = match &state.agent.kubeconfig {
+            Some(kubeconfig) => ("--kubeconfig", kubeconfig.as_path()),
+            None => ("--directory", self.directory.path()),
+        };
         let cluster: Vec<_> = self
             .topology
             .family
@@ -117,8 +129,8 @@ impl Node {
             .collect();
         command
             .args(["run", "--node-name", self.name()])
-            .arg("--directory")
-            .arg(self.directory.path())
+            .arg(registry.0)
+            .arg(registry.1)
             .args(["--cluster-cidr", &cluster.join(",")])
             .arg("--state-dir")
             .arg(&self.folders.state)
@@ -139,7 +151,7 @@ impl Node {
             state.agent.confined = Some(confinement.apply(&mut command)?);
         }
         state.agent.logs.push(log.clone());
-        state.agent.process = Some(AgentProcess::start(self.namespace(), command, log)?);
+        state.agent.process = Some(ChildProcess::start(self.namespace(), command, log)?);
         Ok(())
     }
 
@@ -154,7 +166,7 @@ impl Node {
                 // Not worth waiting for: the outer error says so at once.
                 return Ok(Err(anyhow!(
                     "it ended: {}\n{}",
-                    agent_process::describe(status),
+                    child_process::describe(status),
                     self.log_tail(20)
                 )));
             }
@@ -189,7 +201,7 @@ impl Node {
             "`podwire-agent {}` on {}: {} {}",
             arguments.join(" "),
             self.name(),
-            agent_process::describe(output.status),
+            child_process::describe(output.status),
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -269,7 +281,7 @@ impl Node {
             .agent
             .logs
             .last()
-            .map_or_else(String::new, |log| agent_process::tail(log, lines))
+            .map_or_else(String::new, |log| child_process::tail(log, lines))
     }
 
     /// The whole log of the agent's last run.
@@ -284,7 +296,7 @@ impl Node {
             .agent
             .logs
             .iter()
-            .flat_map(|log| agent_process::error_lines(log))
+            .flat_map(|log| error_lines(log))
             .collect()
     }
 
@@ -294,7 +306,7 @@ impl Node {
             Some(status) => bail!(
                 "the agent of {} ended: {}",
                 self.name(),
-                agent_process::describe(status)
+                child_process::describe(status)
             ),
             None => Ok(()),
         }
@@ -322,7 +334,7 @@ impl Node {
             .agent
             .process
             .as_mut()
-            .map_or(Ok(None), AgentProcess::ended)
+            .map_or(Ok(None), ChildProcess::ended)
     }
 
     fn agent_command(&self) -> Result<Command> {

@@ -1,0 +1,23 @@
+//! The agents on a real Kubernetes API server, with its store and its controllers.
+//!
+//! `make test-kubernetes` runs it; plain `cargo test` does not (`test = false` in the manifest): it
+//! builds the servers, with Go.
+
+mod cluster;
+mod identity;
+mod outage;
+
+use std::process::ExitCode;
+
+use podwire_testbed::control_plane;
+use podwire_testbed::suite::{self, Test};
+
+fn main() -> ExitCode {
+    #[expect(clippy::print_stderr, reason = "the reason of the exit code")]
+    if let Err(error) = control_plane::build_servers() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    let suites: [&[Test]; 3] = [cluster::TESTS, identity::TESTS, outage::TESTS];
+    suite::run(suites.concat())
+}
