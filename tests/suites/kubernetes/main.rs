@@ -6,6 +6,7 @@
 mod cluster;
 mod identity;
 mod outage;
+mod policies;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,11 @@ fn main() -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    let suites: [&[Test]; 3] = [cluster::TESTS, identity::TESTS, outage::TESTS];
+    let suites: [&[Test]; 4] = [
+        cluster::TESTS,
+        identity::TESTS,
+        outage::TESTS,
+        policies::TESTS,
+    ];
     suite::run(suites.concat())
 }

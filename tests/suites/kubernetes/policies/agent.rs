@@ -188,17 +188,35 @@ fn another_nodes(scene: &Scene, agent: &Person) -> Result<()> {
 
 /// A token that names no pod was made by somebody who chose what it names.
 fn tokens_that_are_bound_to_no_pod(scene: &Scene) -> Result<()> {
-    let uid = scene.node("node-1")?["metadata"]["uid"].clone();
-    let own = json!({"kind": "Node", "apiVersion": "v1", "name": "node-1", "uid": uid});
-    for (who, bound) in [("bound to nothing", None), ("bound to a Node", Some(own))] {
-        let agent = scene.token(who, bound)?;
+    let unbound = scene.cluster().unbound_token()?;
+    for agent in [
+        with_token("an agent bound to nothing", unbound),
+        bound_to_its_node(scene)?,
+    ] {
         for way in Way::ALL {
             for through in Through::BOTH {
-                scene.attempt(&agent, (way, through), "node-1", &values::record(), OWN)?;
+                let way = (way, through);
+                scene.attempt(&agent, way, "node-1", &values::record(), OWN)?;
             }
         }
     }
     Ok(())
+}
+
+/// Who may make tokens for the agents may have one that names any Node.
+fn bound_to_its_node(scene: &Scene) -> Result<Person> {
+    let uid = scene.node("node-1")?["metadata"]["uid"].clone();
+    let request = json!({
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"boundObjectRef": {
+            "kind": "Node", "apiVersion": "v1", "name": "node-1", "uid": uid,
+        }},
+    });
+    let path = "/api/v1/namespaces/podwire-system/serviceaccounts/podwire-agent/token";
+    let answer = scene.done(&administrator(), &Request::post(path, request))?;
+    let token = answer["status"]["token"].as_str().context("no token")?;
+    Ok(with_token("an agent bound to a Node", token.to_owned()))
 }
 
 /// What is shipped gives an agent no way but a patch of the Node, and nothing of other kinds.

@@ -236,7 +236,7 @@ fn tokens_of_others(scene: &Scene, own: &Person) -> Result<()> {
         Ok(scene.done(&administrator(), &pod)?["metadata"]["uid"].clone())
     };
     let node = scene.node("node-2")?["metadata"]["uid"].clone();
-    let theirs = uid("agent-node-2")?;
+    let theirs = uid("podwire-agent-node-2")?;
     let path = format!("{agents}/serviceaccounts/podwire-agent/token");
     let request = |bound: Value| {
         let body = json!({
@@ -248,12 +248,13 @@ fn tokens_of_others(scene: &Scene, own: &Person) -> Result<()> {
     };
     for bound in [
         Value::Null,
-        json!({"apiVersion": "v1", "kind": "Pod", "name": "agent-node-2", "uid": theirs}),
+        json!({"apiVersion": "v1", "kind": "Pod", "name": "podwire-agent-node-2", "uid": theirs}),
         json!({"apiVersion": "v1", "kind": "Node", "name": "node-2", "uid": node}),
     ] {
         scene.expect(own, &request(bound), Expected::Refused("is forbidden"))?;
     }
-    let mine = uid("agent-node-1")?;
-    let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": "agent-node-1", "uid": mine});
+    let mine = uid("podwire-agent-node-1")?;
+    let bound =
+        json!({"apiVersion": "v1", "kind": "Pod", "name": "podwire-agent-node-1", "uid": mine});
     scene.done(own, &request(bound)).map(drop)
 }

@@ -1,10 +1,11 @@
 //! A control plane with a kustomization of `deploy`, two nodes and their agents' tokens.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::control_plane::Server;
+use podwire_testbed::control_plane::{AgentCredentials, Server};
 use podwire_testbed::suite::Context;
 use podwire_testbed::{ControlPlane, Topology, until};
 use serde_json::{Value, json};
@@ -16,8 +17,8 @@ use super::people::{administrator, alice, kubelet, with_token};
 /// An API server takes a new policy or role into use within a second or two.
 pub(crate) const IN_FORCE: Duration = Duration::from_secs(60);
 
-/// Where the agents are.
-const AGENTS: &str = "/api/v1/namespaces/podwire-system";
+/// Longer than any of these tests.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// A write of a whole Node races with the server's own writes to it.
 const PUT_ATTEMPTS: usize = 5;
@@ -62,6 +63,7 @@ subjects:
 #[allow(missing_debug_implementations, reason = "a control plane")]
 pub(crate) struct Scene {
     api: Api,
+    agents: BTreeMap<String, AgentCredentials>,
 }
 
 /// How an attempt has to end.
@@ -83,14 +85,15 @@ impl Scene {
         apply(&cluster, kustomization)?;
         cluster.kubectl(&["apply", "-f", "-"], ROLES)?;
         cluster.stop_server(Server::ControllerManager)?;
-        let scene = Self {
+        let mut scene = Self {
             api: Api::new(cluster),
+            agents: BTreeMap::new(),
         };
         for number in [1, 2] {
             scene.done(&administrator(), &Request::post(NODES, node(number)))?;
-            let pod = agent_pod(&format!("node-{number}"));
-            let pods = format!("{AGENTS}/pods");
-            scene.done(&administrator(), &Request::post(&pods, pod))?;
+            let name = format!("node-{number}");
+            let credentials = scene.cluster().agent_credentials(&name, TOKEN_LIFETIME)?;
+            scene.agents.insert(name, credentials);
         }
         scene.wait_in_force()?;
         Ok(scene)
@@ -135,33 +138,21 @@ impl Scene {
 
     /// The agent of a node, with a token bound to its pod there.
     pub(crate) fn agent(&self, node: &str) -> Result<Person> {
-        let name = format!("agent-{node}");
-        let pod = format!("{AGENTS}/pods/{name}");
-        let pod = self.done(&administrator(), &Request::get(&pod))?;
-        let bound = json!({
-            "kind": "Pod", "apiVersion": "v1", "name": name, "uid": pod["metadata"]["uid"],
-        });
-        self.token(&format!("the agent of {node}"), Some(bound))
-    }
-
-    /// The agents' ServiceAccount, with a token bound to an object, or to none.
-    pub(crate) fn token(&self, who: &str, bound: Option<Value>) -> Result<Person> {
-        let request = json!({
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {"boundObjectRef": bound},
-        });
-        let path = format!("{AGENTS}/serviceaccounts/podwire-agent/token");
-        let answer = self.done(&administrator(), &Request::post(&path, request))?;
-        let token = answer["status"]["token"].as_str().context("no token")?;
-        Ok(with_token(who, token.to_owned()))
+        let credentials = self.credentials(node)?;
+        Ok(with_token(
+            &format!("the agent of {node}"),
+            credentials.token()?,
+        ))
     }
 
     /// Makes an agent's pod go at once.
     pub(crate) fn delete_agent(&self, node: &str) -> Result<()> {
-        let pod = format!("{AGENTS}/pods/agent-{node}");
-        self.done(&administrator(), &Request::delete(&pod))
-            .map(drop)
+        self.cluster().revoke(self.credentials(node)?)
+    }
+
+    fn credentials(&self, node: &str) -> Result<&AgentCredentials> {
+        let credentials = self.agents.get(node);
+        credentials.with_context(|| format!("{node} has no agent"))
     }
 
     /// Makes one change by one way, and checks how it ends.
@@ -298,19 +289,6 @@ pub(crate) fn node(number: u8) -> Value {
                 {"type": "Ready", "status": "True", "reason": "KubeletReady"},
             ],
             "capacity": {"cpu": "2"},
-        },
-    })
-}
-
-fn agent_pod(node: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": format!("agent-{node}"), "namespace": "podwire-system"},
-        "spec": {
-            "serviceAccountName": "podwire-agent",
-            "nodeName": node,
-            "containers": [{"name": "agent", "image": "example.com/none"}],
         },
     })
 }
