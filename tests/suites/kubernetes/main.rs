@@ -4,9 +4,16 @@
 //! builds the servers, with Go.
 
 mod cluster;
+mod compromised;
 mod identity;
+mod lost;
+mod meshes;
 mod outage;
 mod policies;
+mod records;
+mod rest;
+mod scale;
+mod scene;
 
 use std::process::ExitCode;
 
@@ -19,7 +26,14 @@ fn main() -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    let suites: [&[Test]; 4] = [
+    let suites: [&[Test]; 10] = [
+        // The longest first.
+        rest::TESTS,
+        lost::TESTS,
+        scale::TESTS,
+        meshes::TESTS,
+        records::TESTS,
+        compromised::TESTS,
         cluster::TESTS,
         identity::TESTS,
         outage::TESTS,

@@ -1,0 +1,142 @@
+//! What most tests begin with: a cluster with its policies, and nodes that have joined it.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use podwire_testbed::agent_view::{CONVERGENCE, peer, wait_status, wait_whole};
+use podwire_testbed::control_plane::{AGENT_USER, AuditEvent};
+use podwire_testbed::suite::Context;
+use podwire_testbed::{ControlPlane, IpVersion, Testbed, Topology, UdpCounter, until};
+
+/// Datagrams a second of each flow: any gap of a few milliseconds shows.
+const RATE: u32 = 100;
+
+/// Nodes of one pod each and one lane.
+pub(crate) fn topology(nodes: u8) -> Topology {
+    Topology::new()
+        .nodes(nodes)
+        .pods_per_node(1)
+        .agent_arguments(&["--lanes", "1"])
+}
+
+/// A control plane with what `deploy/base` has, and a network whose nodes have not joined.
+pub(crate) fn cluster(
+    context: &Context,
+    topology: &Topology,
+) -> Result<(Arc<Testbed>, ControlPlane)> {
+    let bed = context.testbed(topology)?;
+    let cluster = ControlPlane::start(&bed, &[])?;
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/base");
+    cluster.kubectl(&["apply", "-k", base], "")?;
+    Ok((bed, cluster))
+}
+
+/// These nodes join and their agents start.
+pub(crate) fn join(bed: &Testbed, cluster: &ControlPlane, numbers: &[u8]) -> Result<()> {
+    for number in numbers {
+        let node = bed.node(*number);
+        cluster.join(node)?;
+        node.start_agent()?;
+    }
+    numbers
+        .iter()
+        .try_for_each(|number| bed.node(*number).wait_ready())
+}
+
+/// Three nodes whose pods reach each other.
+pub(crate) fn mesh(context: &Context) -> Result<(Arc<Testbed>, ControlPlane)> {
+    let (bed, cluster) = cluster(context, &topology(3))?;
+    join(&bed, &cluster, &[1, 2, 3])?;
+    wait_whole(&bed)?;
+    Ok((bed, cluster))
+}
+
+/// An annotation of a Node, as the API has it.
+pub(crate) fn annotation(cluster: &ControlPlane, node: &str, key: &str) -> Result<String> {
+    let annotations = cluster.node(node)?.metadata.annotations.unwrap_or_default();
+    let value = annotations.get(&format!("podwire.dev/{key}"));
+    value
+        .cloned()
+        .with_context(|| format!("{node} has no {key}: {annotations:?}"))
+}
+
+/// Requests of agents that were to change something, whatever became of them.
+pub(crate) fn agents_writes(cluster: &ControlPlane) -> Result<Vec<AuditEvent>> {
+    let mut requests = cluster.audit()?;
+    requests.retain(|request| request.user == AGENT_USER && request.is_write());
+    Ok(requests)
+}
+
+/// Waits until every agent follows the API server.
+pub(crate) fn wait_followed(bed: &Testbed) -> Result<()> {
+    bed.nodes().iter().try_for_each(|node| {
+        let what = "the API server to be followed";
+        wait_status(node, what, |status| status.registry.synchronised).map(drop)
+    })
+}
+
+/// Waits until every agent says that it has lost the API server.
+pub(crate) fn wait_lost(bed: &Testbed) -> Result<()> {
+    bed.nodes().iter().try_for_each(|node| {
+        let what = "the API server to be lost";
+        wait_status(node, what, |status| status.registry.lost.is_some()).map(drop)
+    })
+}
+
+/// Gives node 3 another address and waits until the others send there.
+pub(crate) fn move_node_3(bed: &Testbed, cluster: &ControlPlane, number: u8) -> Result<()> {
+    let node = bed.node(3);
+    node.change_address(number)?;
+    let addresses = node.manifest().addresses;
+    cluster.set_addresses(node.name(), &addresses)?;
+    let is_endpoint = |endpoint: &str| addresses.iter().any(|a| endpoint.contains(&a.to_string()));
+    for other in [bed.node(1), bed.node(2)] {
+        let what = format!("{} to send to node-3's new address", other.name());
+        until(CONVERGENCE, &what, || {
+            let endpoint = peer(other, "node-3")?.endpoint.context("no endpoint")?;
+            ensure!(is_endpoint(&endpoint), "{endpoint}");
+            Ok(())
+        })?;
+    }
+    wait_whole(bed)
+}
+
+/// Datagrams between the pods of two nodes, both ways: one family each way.
+pub(crate) struct Flows(Vec<UdpCounter>);
+
+impl Flows {
+    /// Starts them between these nodes, whose pods reach each other already.
+    pub(crate) fn start(bed: &Testbed, pairs: &[(u8, u8)]) -> Result<Self> {
+        let counter = |from, to, version| {
+            let pod = |node| bed.pod(node, 1).host();
+            bed.udp_counter(pod(from), pod(to), version, RATE)
+        };
+        let mut counters = Vec::new();
+        for (one, other) in pairs {
+            counters.push(counter(*one, *other, IpVersion::V4)?);
+            counters.push(counter(*other, *one, IpVersion::V6)?);
+        }
+        let flows = Self(counters);
+        flows.go_on(1)?;
+        Ok(flows)
+    }
+
+    /// Waits until each has carried so many seconds of datagrams more.
+    pub(crate) fn go_on(&self, seconds: u32) -> Result<()> {
+        let messages = u64::from(seconds * RATE);
+        let deadline = CONVERGENCE + 2 * std::time::Duration::from_secs(seconds.into());
+        self.0
+            .iter()
+            .try_for_each(|counter| counter.wait_for_more(messages, deadline))
+    }
+
+    /// Ends them: not one datagram was lost or refused.
+    pub(crate) fn lost_nothing(self) -> Result<()> {
+        self.go_on(1)?;
+        for counter in self.0 {
+            let count = counter.stop()?;
+            ensure!(count.lost() == 0 && count.refused == 0, "{count:?}");
+        }
+        Ok(())
+    }
+}
