@@ -6,8 +6,9 @@ use tracing_subscriber::filter::Directive;
 
 use crate::args::LogFormat;
 
-/// The protocol engine logs a peer that is merely offline as an error: its state is told by ours.
-const ENGINE_SILENCED: &str = "boringtun=off";
+/// Libraries that log what is merely offline: the protocol engine a peer, as an error, and kube the
+/// API server. Both states are told by ours.
+const SILENCED: [&str; 2] = ["boringtun=off", "kube_client=off"];
 
 /// A filter that cannot be meant. EnvFilter itself takes a misspelt level for the name of a target,
 /// of which it then logs everything, and of all others nothing.
@@ -43,15 +44,17 @@ fn env_filter(filter: &str) -> Result<EnvFilter, InvalidFilter> {
             item: item.to_owned(),
         })?);
     }
-    directives.push(engine_silenced());
+    directives.extend(silenced());
     let nothing = EnvFilter::default().add_directive(LevelFilter::OFF.into());
     Ok(directives
         .into_iter()
         .fold(nothing, EnvFilter::add_directive))
 }
 
-fn engine_silenced() -> Directive {
-    ENGINE_SILENCED.parse().expect("it is a directive")
+fn silenced() -> impl Iterator<Item = Directive> {
+    SILENCED
+        .iter()
+        .map(|item| item.parse().expect("each is a directive"))
 }
 
 fn is_directive(item: &str) -> bool {

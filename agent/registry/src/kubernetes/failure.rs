@@ -61,6 +61,10 @@ impl From<kube::Error> for Failure {
         match error {
             kube::Error::Api(status) => Self::from(&*status),
             kube::Error::SerdeError(error) => Self::Other(format!("an answer of no use: {error}")),
+            kube::Error::Service(error) => Self::Unreachable(chain(&*error)),
+            kube::Error::HyperError(error) => Self::Unreachable(chain(&error)),
+            kube::Error::ReadEvents(error) => Self::Unreachable(chain(&error)),
+            kube::Error::Auth(error) => Self::Access(chain(&error)),
             other => Self::Unreachable(chain(&other)),
         }
     }
