@@ -163,7 +163,10 @@ impl ControlPlane {
             state.processes.insert(server, process);
         }
         match server {
-            Server::ApiServer => self.wait_ready(),
+            Server::ApiServer => {
+                self.wait_ready()?;
+                self.revive(Server::ControllerManager)
+            }
             Server::Etcd | Server::ControllerManager => Ok(()),
         }
     }
@@ -202,10 +205,28 @@ impl ControlPlane {
     /// # Errors
     /// As [`Self::start_server`].
     pub fn restart_server(&self, server: Server) -> Result<()> {
-        if self.lock().processes.contains_key(&server) {
-            self.stop_server(server)?;
-        }
+        self.forget(server);
         self.start_server(server)
+    }
+
+    /// Kills a server, if it runs.
+    fn forget(&self, server: Server) {
+        let process = self.lock().processes.remove(&server);
+        // Its end is waited for, and not under the lock.
+        drop(process);
+    }
+
+    /// Starts a server again that ended by itself, as a node does: the controllers end when they
+    /// lose the API while they start.
+    fn revive(&self, server: Server) -> Result<()> {
+        let ended = match self.lock().processes.get_mut(&server) {
+            Some(process) => process.ended()?.is_some(),
+            None => false,
+        };
+        if ended {
+            self.restart_server(server)?;
+        }
+        Ok(())
     }
 
     /// Another certificate authority: its certificate stands before the last one's in

@@ -48,9 +48,7 @@ impl ControlPlane {
     /// The file system's, and as [`Self::start_server`].
     pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
         for server in Server::ALL.into_iter().rev() {
-            if self.lock().processes.contains_key(&server) {
-                self.stop_server(server)?;
-            }
+            self.forget(server);
         }
         let data = self.layout.path("etcd");
         fs::remove_dir_all(&data).with_context(|| format!("removing {}", data.display()))?;

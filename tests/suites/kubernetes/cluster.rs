@@ -133,9 +133,11 @@ fn audited_writes(context: &Context) -> Result<()> {
     );
     // Those of its kubelet have their own author.
     let kubelet = format!("system:node:{}", node.name());
-    let events = cluster.audit()?;
-    let own = events.iter().filter(|event| event.user == kubelet);
-    let own: Vec<_> = own.map(|event| event.verb.as_str()).collect();
-    ensure!(own == ["create", "patch"], "{own:?}");
-    Ok(())
+    until(DEADLINE, "the kubelet's writes in the audit log", || {
+        let events = cluster.audit()?;
+        let own = events.iter().filter(|event| event.user == kubelet);
+        let own: Vec<_> = own.map(|event| event.verb.as_str()).collect();
+        ensure!(own == ["create", "patch"], "{own:?}");
+        Ok(())
+    })
 }
