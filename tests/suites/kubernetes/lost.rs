@@ -208,7 +208,7 @@ kind: FlowSchema
 metadata: {name: none}
 spec:
   priorityLevelConfiguration: {name: none}
-  matchingPrecedence: 1
+  matchingPrecedence: 2
   rules:
   - subjects:
     - kind: ServiceAccount
