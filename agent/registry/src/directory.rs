@@ -20,8 +20,9 @@ use tokio::sync::watch;
 
 use crate::atomic_file::{self, ReplaceError};
 use crate::manifest::{self, Annotated};
-use crate::nodes::{Nodes, Part};
+use crate::nodes::{Loss, Nodes, Part};
 use crate::registry::Published;
+use folder::{Files, Suspects};
 
 mod contents;
 mod folder;
@@ -31,6 +32,16 @@ pub use watcher::Watcher;
 
 /// Mode of a published record: every agent that shares the folder may read it.
 const RECORD_MODE: u32 = 0o644;
+
+/// Reads the folder once, as it is now: for whoever looks at it and goes. A folder that is being
+/// copied tells half of its Nodes so.
+///
+/// # Errors
+/// When the folder cannot be read as a whole, or holds no manifest.
+pub fn read(path: &Path) -> Result<Nodes, Loss> {
+    let (folder, _) = folder::open(path)?;
+    contents::once(folder::list(&folder, &Files::new(), &Suspects::All)?)
+}
 
 /// A folder of Node manifests.
 #[derive(Clone, Debug)]

@@ -10,4 +10,5 @@ pub mod directory;
 pub mod kubernetes;
 pub mod manifest;
 pub mod nodes;
+pub mod refusals;
 pub mod registry;

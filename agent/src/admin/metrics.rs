@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use podwire_registry::refusals::Reason;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -11,7 +12,6 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::{Shown, peers};
-use crate::control::refusals::Reason;
 use crate::control::status::{PeerRow, Status};
 use crate::transport::Offload;
 

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use podwire_registry::nodes::Synchronisation;
+use podwire_registry::refusals::Reason;
 use podwire_registry::registry::Event;
 use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::agent::Agent;
-use super::refusals::Reason;
 use super::repeat_log::in_one_line;
 
 /// Least time between two Events of one reason. All agents of a mesh may have the same to tell.

@@ -21,7 +21,7 @@ mod own_record;
 mod problems;
 mod publishing;
 mod reconcile;
-pub(crate) mod refusals;
+mod refusals;
 mod registry;
 mod reopened;
 mod repeat_log;

@@ -46,7 +46,7 @@ pub(crate) struct Status {
 /// Why a node is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refused {
-    /// A word: see [`super::refusals::Reason`].
+    /// A word: see [`podwire_registry::refusals::Reason`].
     pub(crate) reason: String,
     pub(crate) message: String,
 }

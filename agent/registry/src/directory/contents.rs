@@ -234,6 +234,17 @@ impl Contents {
     }
 }
 
+/// What a folder tells that is looked at once: all of it counts at once.
+pub(super) fn once(listing: Listing) -> Result<Nodes, Loss> {
+    match loss(&listing.files) {
+        Some(loss) => Err(loss),
+        None => Ok(Nodes {
+            misnamed: listing.misnamed,
+            ..snapshot(&listing.files, &BTreeMap::new())
+        }),
+    }
+}
+
 /// How the folder is lost although it can be listed.
 fn loss(files: &Files) -> Option<Loss> {
     let mut loss = Loss::Empty;

@@ -9,7 +9,7 @@ use podwire_core::node::Node;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::nodes::{Loss, Synchronisation};
+use crate::nodes::Synchronisation;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -567,4 +567,21 @@ async fn a_storm_of_temporary_files_makes_no_snapshot() {
         &Fixture::get(&before, "n1"),
         &Fixture::get(&after, "n1")
     ));
+}
+
+#[test]
+fn a_folder_that_is_looked_at_once_tells_all_of_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).expect("write");
+    assert_eq!(read(folder.path()), Err(Loss::Empty));
+    write("n1.yaml", &manifest("n1", "a", 1));
+    write("n1.podwire.yaml", &record("n1", "a", "encrypted"));
+    write("n2.yaml", "no manifest");
+    write("N3.yaml", "");
+    let nodes = read(folder.path()).expect("nodes");
+    assert!(nodes.is_synchronised());
+    assert!(mode_is("encrypted")(&Fixture::get(&nodes, "n1")));
+    assert_eq!(nodes.rejected[&name("n2")].part, Part::Manifest);
+    assert!(nodes.misnamed.contains("N3.yaml"));
+    assert_eq!(read(&folder.path().join("gone")), Err(Loss::Missing));
 }
