@@ -15,8 +15,8 @@ setup: ## Install what is missing when allowed, else name it
 	@tests/setup
 
 .PHONY: build
-build: setup ## Build the agent and the lab, optimised
-	$(CARGO) build --release --locked -p podwire-agent -p podwire-testbed --bins
+build: setup ## Build the agent, keyctl and the lab, optimised
+	$(CARGO) build --release --locked -p podwire-agent -p keyctl -p podwire-testbed --bins
 
 .PHONY: lab
 lab: build ## Three nodes on this machine: reachability, proof of encryption, speed

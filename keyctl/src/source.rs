@@ -1,0 +1,104 @@
+//! Where Nodes are read, and what reading them finds.
+
+use std::path::PathBuf;
+
+use kube::Client;
+use podwire_registry::directory;
+use podwire_registry::kubernetes::{self, Access, AccessError, Failure};
+use podwire_registry::nodes::{Loss, Nodes};
+
+use crate::args::SourceArgs;
+use crate::kubeconfig::{self, Unclear};
+use crate::outcome::{EXIT_DENIED, EXIT_ERROR};
+use crate::policies::Policies;
+use crate::policy_reader;
+
+/// An API server, or a folder.
+pub(crate) enum Source {
+    Kubernetes(Client),
+    Directory(PathBuf),
+}
+
+/// All that was read at one moment.
+pub(crate) struct Snapshot {
+    pub(crate) nodes: Nodes,
+    /// `None` unless they were asked for.
+    pub(crate) policies: Option<Policies>,
+}
+
+/// Why nothing could be read. Each is one clear sentence.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error(transparent)]
+    Kubeconfig(#[from] Unclear),
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error("cannot list Nodes: {0}")]
+    Nodes(Failure),
+    #[error("cannot read the admission policies: {0}")]
+    Policies(Failure),
+    #[error("cannot read the registry's folder {}: {loss}", .path.display())]
+    Directory { path: PathBuf, loss: Loss },
+}
+
+impl ReadError {
+    pub(crate) const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Nodes(Failure::Denied(_)) => EXIT_DENIED,
+            Self::Kubeconfig(_)
+            | Self::Access(_)
+            | Self::Nodes(_)
+            | Self::Policies(_)
+            | Self::Directory { .. } => EXIT_ERROR,
+        }
+    }
+}
+
+impl Source {
+    /// Nothing is read yet but the kubeconfig.
+    pub(crate) async fn open(args: &SourceArgs) -> Result<Self, ReadError> {
+        if let Some(path) = &args.directory {
+            return Ok(Self::Directory(path.clone()));
+        }
+        let kubeconfig = kubeconfig::choose(
+            args.kubeconfig.as_deref(),
+            std::env::var_os("KUBECONFIG").as_deref(),
+            std::env::home_dir().as_deref(),
+            |path| path.exists(),
+        )?;
+        if kubeconfig.is_none() && args.context.is_some() {
+            return Err(Unclear::ContextOfNone.into());
+        }
+        let access = Access {
+            kubeconfig,
+            context: args.context.clone(),
+            ..Access::default()
+        };
+        Ok(Self::Kubernetes(kubernetes::client(&access).await?))
+    }
+
+    /// Reads all Nodes, and the policies where they are wanted.
+    pub(crate) async fn read(&self, wants_policies: bool) -> Result<Snapshot, ReadError> {
+        let nodes = match self {
+            Self::Kubernetes(client) => kubernetes::read_nodes(client)
+                .await
+                .map_err(ReadError::Nodes)?,
+            Self::Directory(path) => {
+                directory::read(path).map_err(|loss| ReadError::Directory {
+                    path: path.clone(),
+                    loss,
+                })?
+            }
+        };
+        let policies = match self {
+            _ if !wants_policies => None,
+            Self::Kubernetes(client) => Some(
+                policy_reader::read(client)
+                    .await
+                    .map_err(ReadError::Policies)?,
+            ),
+            Self::Directory(_) => Some(Policies::NotInUse),
+        };
+        Ok(Snapshot { nodes, policies })
+    }
+}

@@ -1,0 +1,8 @@
+//! The program as a user runs it: exit codes, sentences, names.
+
+mod api_server;
+mod denied;
+mod folder;
+mod invocation;
+mod usage;
+mod watch;
