@@ -111,8 +111,8 @@ pub(crate) fn merged(object: &Value, change: &Value) -> Value {
 fn operations(node: &Value, change: &Value) -> Value {
     let whole = merged(node, change);
     let mut operations = Vec::new();
-    for (part, fields) in change.as_object().unwrap_or(&Map::new()) {
-        for field in fields.as_object().unwrap_or(&Map::new()).keys() {
+    for (part, fields) in change.as_object().into_iter().flatten() {
+        for (field, _) in fields.as_object().into_iter().flatten() {
             let path = format!("/{part}/{field}");
             operations.push(match whole[part].get(field) {
                 Some(value) => json!({"op": "add", "path": path, "value": value}),

@@ -205,82 +205,75 @@ pub(crate) fn an_operator_writes_nothing_else(context: &Context) -> Result<()> {
 
 /// What alice asks for, and how each ends.
 fn refused_of_alice() -> Vec<(Value, Expected<'static>)> {
+    let mut all = beside_requests();
+    all.extend(no_requests());
+    // Two policies refuse it; either may say so first.
+    let twice = Expected::Denied("podwire-", "");
+    all.extend(records().into_iter().map(|change| (change, twice)));
+    all
+}
+
+/// Changes that are no requests, and that others may make.
+fn beside_requests() -> Vec<(Value, Expected<'static>)> {
     const LIMITED: Expected<'_> = Expected::Denied(
         "podwire-operator",
         "may change nothing of a Node but annotations",
     );
+    let taint = json!({"key": "example.com/full", "effect": "NoSchedule"});
+    let changes = [
+        annotation("example.com/new", "it"),
+        annotation("example.com/theirs", "mine"),
+        annotations([("example.com/theirs", None)]),
+        json!({"metadata": {"labels": {"example.com/new": "it"}}}),
+        json!({"metadata": {"labels": {"example.com/old": null}}}),
+        json!({"metadata": {"finalizers": ["example.com/hold"]}}),
+        json!({"spec": {"unschedulable": true}}),
+        json!({"spec": {"taints": [taint]}}),
+    ];
+    changes
+        .into_iter()
+        .map(|change| (change, LIMITED))
+        .collect()
+}
+
+/// Requests that are none, or in another's name.
+fn no_requests() -> Vec<(Value, Expected<'static>)> {
     const UNKNOWN: Expected<'_> = Expected::Denied(POLICY, "a request is one of");
     const MALFORMED: Expected<'_> = Expected::Denied(POLICY, "must be if-key-generation=NUMBER");
     const IN_ANOTHERS_NAME: Expected<'_> = Expected::Denied(POLICY, "must be the user name of");
-    let taint = json!({"key": "example.com/full", "effect": "NoSchedule"});
-    let mut all = vec![
-        (annotation("example.com/new", "it"), LIMITED),
-        (annotation("example.com/theirs", "mine"), LIMITED),
-        (annotations([("example.com/theirs", None)]), LIMITED),
+    let reboot = "request.podwire.dev/reboot";
+    let mode = "request.podwire.dev/mode";
+    let cases = [
+        (reboot, "if-key-generation=4,by=alice", UNKNOWN),
+        (mode, "if-key-generation=4,by=alice", MALFORMED),
+        (mode, "to=plaintext,by=alice", MALFORMED),
+        (mode, "host-network", MALFORMED),
+        (mode, "to=encrypted,by=admin", IN_ANOTHERS_NAME),
+        (ROTATE, "", MALFORMED),
+        (ROTATE, "now", MALFORMED),
+        (ROTATE, "by=alice", MALFORMED),
+        (ROTATE, "if-key-generation=4", MALFORMED),
+        (ROTATE, "if-key-generation=4,by=", MALFORMED),
+        (ROTATE, "if-key-generation=,by=alice", MALFORMED),
+        (ROTATE, "if-key-generation=04,by=alice", MALFORMED),
+        (ROTATE, "if-key-generation=-4,by=alice", MALFORMED),
+        (ROTATE, "by=alice,if-key-generation=4", MALFORMED),
+        (ROTATE, "if-key-generation=4,by=alice\n", MALFORMED),
+        (ROTATE, "if-key-generation=4, by=alice", MALFORMED),
+        (ROTATE, "if-key-generation=4,by=bob", IN_ANOTHERS_NAME),
+        (ROTATE, "if-key-generation=4,by=alice ", IN_ANOTHERS_NAME),
+        (ROTATE, "if-key-generation=4,by=malice", IN_ANOTHERS_NAME),
+        (ROTATE, "if-key-generation=4,by=ALICE", IN_ANOTHERS_NAME),
         (
-            json!({"metadata": {"labels": {"example.com/new": "it"}}}),
-            LIMITED,
-        ),
-        (
-            json!({"metadata": {"labels": {"example.com/old": null}}}),
-            LIMITED,
-        ),
-        (
-            json!({"metadata": {"finalizers": ["example.com/hold"]}}),
-            LIMITED,
-        ),
-        (json!({"spec": {"unschedulable": true}}), LIMITED),
-        (json!({"spec": {"taints": [taint]}}), LIMITED),
-        (
-            annotation("request.podwire.dev/reboot", "if-key-generation=4,by=alice"),
-            UNKNOWN,
-        ),
-        (
-            annotation("request.podwire.dev/mode", "if-key-generation=4,by=alice"),
-            MALFORMED,
-        ),
-        (
-            annotation("request.podwire.dev/mode", "to=plaintext,by=alice"),
-            MALFORMED,
-        ),
-        (
-            annotation("request.podwire.dev/mode", "host-network"),
-            MALFORMED,
+            ROTATE,
+            "if-key-generation=4,by=alice,by=bob",
+            IN_ANOTHERS_NAME,
         ),
     ];
-    // Two policies refuse it; either may say so first.
-    all.extend(
-        records()
-            .into_iter()
-            .map(|change| (change, Expected::Denied("podwire-", ""))),
-    );
-    for value in [
-        "",
-        "now",
-        "by=alice",
-        "if-key-generation=4",
-        "if-key-generation=4,by=",
-        "if-key-generation=,by=alice",
-        "if-key-generation=04,by=alice",
-        "if-key-generation=-4,by=alice",
-        "by=alice,if-key-generation=4",
-        "if-key-generation=4,by=alice\n",
-        "if-key-generation=4, by=alice",
-    ] {
-        all.push((annotation(ROTATE, value), MALFORMED));
-    }
-    for value in [
-        "if-key-generation=4,by=bob",
-        "if-key-generation=4,by=alice ",
-        "if-key-generation=4,by=malice",
-        "if-key-generation=4,by=alice,by=bob",
-        "if-key-generation=4,by=ALICE",
-    ] {
-        all.push((annotation(ROTATE, value), IN_ANOTHERS_NAME));
-    }
-    let mode = annotation("request.podwire.dev/mode", "to=encrypted,by=admin");
-    all.push((mode, IN_ANOTHERS_NAME));
-    all
+    cases
+        .into_iter()
+        .map(|(name, value, expected)| (annotation(name, value), expected))
+        .collect()
 }
 
 /// A user name that holds what readers split at.
