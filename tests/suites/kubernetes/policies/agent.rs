@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::api::{Person, Request};
 use super::change::{NODES, Through, Way, annotation, annotations, annotations_of, merged, path};
-use super::people::{administrator, with_token};
+use super::people::{administrator, agent};
 use super::scene::{Expected, Scene, node};
 use super::values;
 
@@ -190,7 +190,7 @@ fn another_nodes(scene: &Scene, agent: &Person) -> Result<()> {
 fn tokens_that_are_bound_to_no_pod(scene: &Scene) -> Result<()> {
     let unbound = scene.cluster().unbound_token()?;
     for agent in [
-        with_token("an agent bound to nothing", unbound),
+        agent("an agent bound to nothing", unbound),
         bound_to_its_node(scene)?,
     ] {
         for way in Way::ALL {
@@ -216,7 +216,7 @@ fn bound_to_its_node(scene: &Scene) -> Result<Person> {
     let path = "/api/v1/namespaces/podwire-system/serviceaccounts/podwire-agent/token";
     let answer = scene.done(&administrator(), &Request::post(path, request))?;
     let token = answer["status"]["token"].as_str().context("no token")?;
-    Ok(with_token("an agent bound to a Node", token.to_owned()))
+    Ok(agent("an agent bound to a Node", token.to_owned()))
 }
 
 /// What is shipped gives an agent no way but a patch of the Node, and nothing of other kinds.
@@ -336,8 +336,7 @@ pub(crate) fn loses_its_token_with_its_pod(context: &Context) -> Result<()> {
         let get = Request::get(&path("node-1"));
         scene.expect(&agent, &get, Expected::Refused("Unauthorized"))
     })?;
-    let stolen = with_token("the agent of node-2", scene.agent("node-2")?.token);
-    scene
-        .done(&stolen, &Request::get(&path("node-2")))
-        .map(drop)
+    // Others' tokens are good.
+    let other = scene.agent("node-2")?;
+    scene.done(&other, &Request::get(&path("node-2"))).map(drop)
 }

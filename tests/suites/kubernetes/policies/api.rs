@@ -18,6 +18,8 @@ pub(crate) struct Person {
     pub(crate) token: String,
     /// Whom the holder of the token stands for: a user and their groups.
     pub(crate) stands_for: Option<(String, Vec<String>)>,
+    /// The field manager by whose name they apply.
+    pub(crate) manager: &'static str,
 }
 
 /// One HTTP request.

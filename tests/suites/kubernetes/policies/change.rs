@@ -1,5 +1,7 @@
 //! One change of a Node, by every way that the API server knows.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value, json};
 
 use super::api::Request;
@@ -45,8 +47,14 @@ pub(crate) fn path(node: &str) -> String {
 }
 
 /// A request that makes `change`, a merge patch (RFC 7386), of `node`, the whole Node as it is.
-/// `None` where the way has no words for it: what others own, server-side apply cannot remove.
-pub(crate) fn request(way: Way, through: Through, node: &Value, change: &Value) -> Option<Request> {
+/// `None` where the way has no words for it: what others own, server-side apply cannot remove. What
+/// `manager` applied before and does not apply now, it removes.
+pub(crate) fn request(
+    (way, through): (Way, Through),
+    manager: &str,
+    node: &Value,
+    change: &Value,
+) -> Option<Request> {
     let name = node["metadata"]["name"].as_str().unwrap_or_default();
     let mut path = path(name);
     if through == Through::Status {
@@ -57,7 +65,7 @@ pub(crate) fn request(way: Way, through: Through, node: &Value, change: &Value) 
             if removes(change) {
                 return None;
             }
-            path.push_str("?fieldManager=podwire-agent&force=true");
+            let _ = write!(path, "?fieldManager={manager}&force=true");
             let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
             let body = merged(&object, change);
             ("PATCH", "application/apply-patch+yaml", body)

@@ -103,12 +103,6 @@ fn with_as_many_annotations_as_can_be(scene: &Scene, own: &Person) -> Result<()>
     heartbeat(scene, own, "many")?;
     let cordon = json!({"spec": {"unschedulable": true}});
     scene.attempt(&administrator(), merge, "node-1", &cordon, Expected::Done)?;
-    let more = annotation("example.com/theirs", "more");
-    scene.attempt(own, merge, "node-1", &more, Expected::Done)?;
-    // The node's agent has to go on, too.
-    let agent = scene.agent("node-1")?;
-    let change = annotation("podwire.dev/key-generation", "2");
-    scene.attempt(&agent, merge, "node-1", &change, Expected::Done)?;
     ensure!(annotations_of(&scene.node("node-1")?).len() > ANNOTATIONS_MANY);
     Ok(())
 }
@@ -253,8 +247,23 @@ fn tokens_of_others(scene: &Scene, own: &Person) -> Result<()> {
     ] {
         scene.expect(own, &request(bound), Expected::Refused("is forbidden"))?;
     }
-    let mine = uid("podwire-agent-node-1")?;
-    let bound =
-        json!({"apiVersion": "v1", "kind": "Pod", "name": "podwire-agent-node-1", "uid": mine});
+    // As the agent's pod is when a DaemonSet makes it.
+    let token = json!({"serviceAccountToken": {"path": "token"}});
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "own"},
+        "spec": {
+            "nodeName": "node-1",
+            "serviceAccountName": "podwire-agent",
+            "containers": [{"name": "agent", "image": "podwire-agent"}],
+            "volumes": [{"name": "token", "projected": {"sources": [token]}}],
+        },
+    });
+    scene.done(
+        &administrator(),
+        &Request::post(&format!("{agents}/pods"), pod),
+    )?;
+    let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": "own", "uid": uid("own")?});
     scene.done(own, &request(bound)).map(drop)
 }

@@ -36,7 +36,7 @@ fn requests(by: &str) -> Vec<Value> {
 /// Changes of records: one added, one changed, one removed, one of no known name.
 fn records() -> Vec<Value> {
     vec![
-        values::record(),
+        values::record_of(2),
         annotation("podwire.dev/next-public-key", "none"),
         annotation("podwire.dev/mode", "host-network"),
         annotations([("podwire.dev/public-key", None)]),
@@ -208,7 +208,7 @@ fn refused_of_alice() -> Vec<(Value, Expected<'static>)> {
     let mut all = beside_requests();
     all.extend(no_requests());
     // Two policies refuse it; either may say so first.
-    let twice = Expected::Denied("podwire-", "");
+    let twice = Expected::Refused("ValidatingAdmissionPolicy 'podwire-");
     all.extend(records().into_iter().map(|change| (change, twice)));
     all
 }

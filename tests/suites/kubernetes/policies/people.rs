@@ -1,4 +1,4 @@
-//! Those who ask, beside the agents.
+//! Those who ask.
 
 use podwire_testbed::control_plane::{ADMIN_TOKEN, kubelet_token, user_token};
 
@@ -46,14 +46,23 @@ pub(crate) fn user(name: &str, groups: &[&str]) -> Person {
         name: name.to_owned(),
         token: ADMIN_TOKEN.to_owned(),
         stands_for: Some((name.to_owned(), groups)),
+        manager: "kubectl",
     }
 }
 
-/// Whoever holds a token.
-pub(crate) fn with_token(name: &str, token: String) -> Person {
+/// Whoever holds a token of the agents.
+pub(crate) fn agent(name: &str, token: String) -> Person {
+    Person {
+        manager: "podwire-agent",
+        ..with_token(name, token)
+    }
+}
+
+fn with_token(name: &str, token: String) -> Person {
     Person {
         name: name.to_owned(),
         token,
         stands_for: None,
+        manager: "kubectl",
     }
 }

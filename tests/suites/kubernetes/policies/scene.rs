@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::api::{Answer, Api, Person, Request};
 use super::change::{NODES, Through, Way, annotation, path, request};
-use super::people::{administrator, alice, kubelet, with_token};
+use super::people::{administrator, agent, alice, kubelet};
 
 /// An API server takes a new policy or role into use within a second or two.
 pub(crate) const IN_FORCE: Duration = Duration::from_secs(60);
@@ -139,10 +139,7 @@ impl Scene {
     /// The agent of a node, with a token bound to its pod there.
     pub(crate) fn agent(&self, node: &str) -> Result<Person> {
         let credentials = self.credentials(node)?;
-        Ok(with_token(
-            &format!("the agent of {node}"),
-            credentials.token()?,
-        ))
+        Ok(agent(&format!("the agent of {node}"), credentials.token()?))
     }
 
     /// Makes an agent's pod go at once.
@@ -165,7 +162,8 @@ impl Scene {
         expected: Expected<'_>,
     ) -> Result<()> {
         for _ in 0..PUT_ATTEMPTS {
-            let Some(request) = request(way, through, &self.node(node)?, change) else {
+            let Some(request) = request((way, through), person.manager, &self.node(node)?, change)
+            else {
                 return Ok(());
             };
             let answer = self.ask(person, &request)?;
