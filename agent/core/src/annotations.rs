@@ -177,6 +177,12 @@ pub enum RecordError {
     },
 }
 
+/// Whether this is an annotation of a record that this version knows.
+#[must_use]
+pub fn is_known(annotation: &str) -> bool {
+    KNOWN.contains(&annotation)
+}
+
 /// The record that annotations hold; `None` when no annotation of a record is there. Annotations
 /// that are not known are ignored, so that a later version may add some.
 pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Option<Record>, RecordError> {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use kube::Client;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -20,13 +21,14 @@ use tokio::sync::watch;
 use crate::manifest::Manifest;
 use crate::nodes::Nodes;
 use crate::registry::{Event, Published};
-use contents::Contents;
+use contents::{Contents, Source};
 use requests::{NODES, within};
 
 mod access;
 mod contents;
 mod failure;
 mod follower;
+mod reads;
 mod requests;
 
 pub use access::{Access, AccessError, client};
@@ -43,8 +45,12 @@ const EVENT_NAMESPACE: &str = "default";
 /// Where those are.
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
 
-/// Longest note, in characters: Kubernetes takes 1 KiB.
-const EVENT_NOTE_LENGTH_MAX: usize = 900;
+/// Longest note, in characters, most of which are of one byte: Kubernetes takes 1 KiB.
+const EVENT_NOTE_LENGTH_MAX: usize = 500;
+
+/// Most of a Node's name that an Event's name and reporting instance have room for.
+const EVENT_NAME_LENGTH_MAX: usize = 230;
+const EVENT_INSTANCE_LENGTH_MAX: usize = 128;
 
 /// Nodes of an API server.
 #[derive(Clone, Debug)]
@@ -138,7 +144,8 @@ impl Kubernetes {
         match within(client.request::<Manifest>(request)).await {
             Ok(object) => {
                 // Before the watch tells it: else the next pass would write it again.
-                self.0.contents.lock().told(object);
+                let now = Instant::now();
+                self.0.contents.lock().told(object, Source::News, now);
                 self.0.tell();
                 Ok(Published::Written)
             }
@@ -167,9 +174,9 @@ impl Kubernetes {
         answer.map(drop).map_err(not_taken)
     }
 
-    /// Whether the own Node's condition NetworkUnavailable is False.
+    /// Whether the own Node's condition NetworkUnavailable is False; `None` until it was read.
     #[must_use]
-    pub fn is_network_available(&self) -> bool {
+    pub fn is_network_available(&self) -> Option<bool> {
         self.0.contents.lock().is_network_available()
     }
 
@@ -219,16 +226,17 @@ fn event_object(
     now: jiff::Timestamp,
 ) -> serde_json::Value {
     let note: String = event.note.chars().take(EVENT_NOTE_LENGTH_MAX).collect();
+    let short = |length| own.as_str().chars().take(length).collect::<String>();
     json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {
-            "name": format!("{own}.{:x}", now.as_nanosecond()),
+            "name": format!("{}.{:x}", short(EVENT_NAME_LENGTH_MAX), now.as_nanosecond()),
             "namespace": EVENT_NAMESPACE,
         },
         "eventTime": format!("{now:.6}"),
         "reportingController": "podwire.dev/agent",
-        "reportingInstance": own.as_str(),
+        "reportingInstance": short(EVENT_INSTANCE_LENGTH_MAX),
         "action": "Mesh",
         "reason": event.reason,
         "regarding": { "apiVersion": "v1", "kind": "Node", "name": own.as_str(), "uid": uid },

@@ -96,11 +96,12 @@ impl Registry {
         }
     }
 
-    /// Whether the own Node is said to have a network. A folder says nothing of it.
+    /// Whether the own Node is said to have a network; `None` while that is unknown. A folder says
+    /// nothing of it.
     #[must_use]
-    pub fn is_network_available(&self) -> bool {
+    pub fn is_network_available(&self) -> Option<bool> {
         match self {
-            Self::Directory(_) => true,
+            Self::Directory(_) => None,
             Self::Kubernetes(kubernetes) => kubernetes.is_network_available(),
         }
     }

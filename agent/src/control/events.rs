@@ -18,6 +18,9 @@ use super::repeat_log::in_one_line;
 /// Least time between two Events of one reason. All agents of a mesh may have the same to tell.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// Losses of the registry that are shorter are not told.
+const LOSS_MIN: Duration = Duration::from_secs(60);
+
 /// Claims of other nodes that do not count.
 const CLAIM_REFUSED: &str = "ClaimRefused";
 /// Pairs whose packets are not encrypted, as declared.
@@ -61,7 +64,12 @@ impl Events {
                 });
             }
             (Synchronisation::Synchronised, Some(lost)) if lost.lasted.is_none() => {
-                lost.lasted = Some(now.saturating_duration_since(lost.since));
+                let lasted = now.saturating_duration_since(lost.since);
+                // A short one is of no use to anybody, and all nodes would tell it at once.
+                lost.lasted = Some(lasted);
+                if lasted < LOSS_MIN {
+                    self.lost = None;
+                }
             }
             _ => {}
         }

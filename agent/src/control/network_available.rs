@@ -9,8 +9,9 @@ use tracing::{info, warn};
 use super::agent::Agent;
 use crate::config::RegistryConfig;
 
-/// Between two attempts: a permission that is missing is not asked for every half second.
-const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two attempts: a permission that is missing is not asked for every half second, and with
+/// somebody who sets it back this node does not begin a race.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The latest attempt.
 #[derive(Debug, Default)]
@@ -33,8 +34,8 @@ impl Agent {
             .attempt
             .as_ref()
             .is_none_or(|(at, task)| task.is_finished() && at.elapsed() >= RETRY_INTERVAL);
-        let is_there = self.converged && !self.registry.is_network_available();
-        if !(is_wanted && is_due && is_there) {
+        let is_denied = self.converged && self.registry.is_network_available() == Some(false);
+        if !(is_wanted && is_due && is_denied) {
             return;
         }
         let (registry, own) = (self.registry.clone(), self.config.node_name.clone());

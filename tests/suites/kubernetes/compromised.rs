@@ -173,6 +173,11 @@ fn declared_plaintext(context: &Context) -> Result<()> {
     flows.lost_nothing()?;
     // Its own agent is back, and what was written in its name is undone.
     bed.node(3).start_agent()?;
+    for node in [bed.node(1), bed.node(2)] {
+        wait_status(node, "no plaintext peer", |status| {
+            status.plaintext.is_empty()
+        })?;
+    }
     wait_whole(&bed)?;
     ensure!(
         annotation(&cluster, "node-3", "mode")? == "encrypted",

@@ -1,11 +1,18 @@
 //! Pairs that are meshed do not notice what becomes of the API server, and a node that comes
 //! meanwhile waits.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
 use podwire_testbed::agent_view::{CONVERGENCE, status, wait_status, wait_whole};
-use podwire_testbed::control_plane::{API_PORT, Server, WITHOUT_WATCH_LIST};
+use podwire_testbed::control_plane::{
+    AGENT_USER, API_PORT, Server, WITHOUT_WATCH_LIST, kubelet_token,
+};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{ControlPlane, Testbed, until};
 
@@ -190,50 +197,59 @@ fn forgotten(context: &Context) -> Result<()> {
     move_node_3(&bed, &cluster, 50)
 }
 
-/// Priority and fairness: no request of the agents has a seat.
-const NO_SEATS: &str = r#"
-apiVersion: flowcontrol.apiserver.k8s.io/v1
-kind: PriorityLevelConfiguration
-metadata: {name: none}
-spec:
-  type: Limited
-  limited:
-    nominalConcurrencyShares: 0
-    lendablePercent: 0
-    borrowingLimitPercent: 0
-    limitResponse: {type: Reject}
----
-apiVersion: flowcontrol.apiserver.k8s.io/v1
-kind: FlowSchema
-metadata: {name: none}
-spec:
-  priorityLevelConfiguration: {name: none}
-  matchingPrecedence: 2
-  rules:
-  - subjects:
-    - kind: ServiceAccount
-      serviceAccount: {namespace: podwire-system, name: podwire-agent}
-    resourceRules:
-    - {verbs: ["*"], apiGroups: ["*"], resources: ["*"], clusterScope: true, namespaces: ["*"]}
-"#;
+/// One request at a time, whoever asks, but for administrators and watches.
+const ONE_AT_A_TIME: &[&str] = &[
+    "--enable-priority-and-fairness=false",
+    "--max-requests-inflight=1",
+    "--max-mutating-requests-inflight=1",
+];
+
+/// Requests at a time of somebody who leaves no room.
+const CROWD: usize = 48;
 
 fn too_many_requests(context: &Context) -> Result<()> {
     let (bed, cluster) = mesh(context)?;
     let flows = Flows::start(&bed, PAIRS)?;
-    cluster.kubectl(&["apply", "-f", "-"], NO_SEATS)?;
-    cluster.restart_server(Server::ApiServer)?;
-    wait_lost(&bed)?;
-    let refused = cluster
-        .audit()?
-        .iter()
-        .filter(|request| request.code == 429)
-        .count();
-    ensure!(refused > 0, "no request was refused for its number");
-    flows.go_on(10)?;
-    cluster.kubectl(&["delete", "-f", "-"], NO_SEATS)?;
+    cluster.set_api_server_arguments(ONE_AT_A_TIME);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let crowd = scope.spawn(|| crowd(&cluster, &stop));
+        let refused = cluster
+            .restart_server(Server::ApiServer)
+            .and_then(|()| wait_refused(&cluster))
+            .and_then(|()| flows.go_on(10));
+        stop.store(true, Ordering::Relaxed);
+        crowd
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        refused
+    })?;
     wait_followed(&bed)?;
     flows.lost_nothing()?;
     move_node_3(&bed, &cluster, 50)
+}
+
+/// Asks without a pause, whatever the answer.
+fn crowd(cluster: &ControlPlane, stop: &AtomicBool) -> Result<()> {
+    let client = cluster.client_as(&kubelet_token("node-1"))?;
+    let nodes: Api<Node> = Api::all(client);
+    let asks = (0..CROWD).map(|_| async {
+        while !stop.load(Ordering::Relaxed) {
+            // Refusals are what it is for.
+            drop(nodes.get("node-1").await);
+        }
+    });
+    cluster.run(join_all(asks));
+    Ok(())
+}
+
+fn wait_refused(cluster: &ControlPlane) -> Result<()> {
+    until(CONVERGENCE, "an agent to be refused for the crowd", || {
+        let requests = cluster.audit()?;
+        let mut of_agents = requests.iter().filter(|request| request.user == AGENT_USER);
+        ensure!(of_agents.any(|request| request.code == 429), "none was");
+        Ok(())
+    })
 }
 
 fn without_store(context: &Context) -> Result<()> {

@@ -67,6 +67,17 @@ pub(crate) fn agents_writes(cluster: &ControlPlane) -> Result<Vec<AuditEvent>> {
     Ok(requests)
 }
 
+/// Waits until agents have written so many records since the beginning, and no more; the server
+/// may note a write a moment after its answer.
+pub(crate) fn wait_records(cluster: &ControlPlane, number: usize) -> Result<()> {
+    until(CONVERGENCE, &format!("{number} written records"), || {
+        let mut writes = agents_writes(cluster)?;
+        writes.retain(|write| write.resource == "nodes");
+        ensure!(writes.len() == number, "{writes:?}");
+        Ok(())
+    })
+}
+
 /// Waits until every agent follows the API server.
 pub(crate) fn wait_followed(bed: &Testbed) -> Result<()> {
     bed.nodes().iter().try_for_each(|node| {

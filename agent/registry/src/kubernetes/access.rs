@@ -1,5 +1,6 @@
 //! How the API server is reached: address, credentials, and a connection whose end is noticed.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,8 +8,10 @@ use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt as _};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tower::{BoxError, ServiceBuilder};
 use tower_http::decompression::DecompressionLayer;
 
@@ -25,6 +28,9 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 /// The same for what was sent and not acknowledged, which keepalives do not ask about.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a credential plugin may take: some ask a server of their own.
+const PLUGIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where the API server is, and who asks. Without a kubeconfig a pod's own: address from the
 /// environment, token and CA from its service account's folder.
@@ -43,13 +49,12 @@ pub struct Access {
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// The kubeconfig cannot be used.
-    #[error("cannot use the kubeconfig {}: {}", .path.display(), chain(.source))]
+    #[error("cannot use the kubeconfig {}: {reason}", .path.display())]
     Kubeconfig {
         /// Its path.
         path: PathBuf,
-        /// Why.
-        #[source]
-        source: Box<kube::config::KubeconfigError>,
+        /// Why, without any of its content.
+        reason: String,
     },
     /// Not in a pod with a service account.
     #[error(
@@ -58,11 +63,17 @@ pub enum AccessError {
     )]
     ServiceAccount(#[source] Box<kube::config::InClusterError>),
     /// The override is no URL.
-    #[error("the API server's address {0:?} is no URL such as https://192.0.2.1:6443")]
-    ApiServer(String),
+    #[error(
+        "the API server's address is no URL such as https://192.0.2.1:6443 (without TLS, which \
+         would show the token to everybody, only on this machine's loopback; without credentials)"
+    )]
+    ApiServer,
     /// Certificates or tokens cannot be used.
-    #[error("cannot use the credentials for the API server: {}", chain(.0))]
-    Credentials(#[source] Box<kube::Error>),
+    #[error("cannot use the credentials for the API server: {0}")]
+    Credentials(String),
+    /// A credential plugin does not come to its end.
+    #[error("the kubeconfig's credential plugin has not answered in time")]
+    Slow,
 }
 
 /// An error with its causes, in one line.
@@ -80,14 +91,56 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What failed of getting credentials, without what a file or a plugin said: they hold secrets.
+pub(super) fn without_secrets(error: &kube::client::AuthError) -> String {
+    match error {
+        kube::client::AuthError::AuthExecRun { cmd, out } => {
+            format!("the credential plugin {cmd} failed: {}", out.status)
+        }
+        kube::client::AuthError::AuthExecParse(_) => {
+            "the credential plugin's answer cannot be read".to_owned()
+        }
+        other => chain(other),
+    }
+}
+
+/// The same of a kubeconfig.
+fn kubeconfig_reason(error: &KubeconfigError) -> String {
+    match error {
+        // With the lines around the mistake.
+        KubeconfigError::Parse(_) => "it is not the YAML of a kubeconfig".to_owned(),
+        other => chain(other),
+    }
+}
+
 /// A client with the credentials as they are on disk now. It never retries by itself, and logs
 /// nothing: losing the API server is not an error.
 ///
 /// # Errors
 /// When kubeconfig, service account or certificates cannot be used. The network is not used yet.
 pub async fn client(access: &Access) -> Result<Client, AccessError> {
+    let access = access.clone();
+    let runtime = Handle::current();
+    // kube waits for a credential plugin's end on the thread that asks.
+    let made = tokio::task::spawn_blocking(move || runtime.block_on(connect(&access)));
+    match timeout(PLUGIN_TIMEOUT, made).await {
+        Ok(Ok(made)) => made,
+        Ok(Err(stopped)) => match stopped.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(AccessError::Slow),
+        },
+        Err(_) => Err(AccessError::Slow),
+    }
+}
+
+async fn connect(access: &Access) -> Result<Client, AccessError> {
     let config = config(access).await?;
-    let credentials = |error| AccessError::Credentials(Box::new(error));
+    let credentials = |error| {
+        AccessError::Credentials(match error {
+            kube::Error::Auth(error) => without_secrets(&error),
+            other => chain(&other),
+        })
+    };
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -117,7 +170,7 @@ async fn config(access: &Access) -> Result<Config, AccessError> {
             .await
             .map_err(|error| AccessError::Kubeconfig {
                 path: path.clone(),
-                source: Box::new(error),
+                reason: kubeconfig_reason(&error),
             })?,
         // The address of the environment is not needed where another one is told.
         None if url.is_some() => Config::incluster_dns().map_err(service_account)?,
@@ -136,7 +189,7 @@ fn service_account(error: kube::config::InClusterError) -> AccessError {
 async fn from_kubeconfig(
     path: &std::path::Path,
     context: Option<String>,
-) -> Result<Config, kube::config::KubeconfigError> {
+) -> Result<Config, KubeconfigError> {
     let kubeconfig = Kubeconfig::read_from(path)?;
     let options = KubeConfigOptions {
         context,
@@ -146,19 +199,54 @@ async fn from_kubeconfig(
 }
 
 fn url(text: &str) -> Result<Uri, AccessError> {
-    let url: Option<Uri> = text.parse().ok();
-    url.filter(|url| matches!(url.scheme_str(), Some("https" | "http")) && url.host().is_some())
-        .ok_or_else(|| AccessError::ApiServer(text.to_owned()))
+    let url: Uri = text.parse().map_err(|_| AccessError::ApiServer)?;
+    let host = url.host().ok_or(AccessError::ApiServer)?;
+    let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    let is_here = address.is_some_and(|address| address.is_loopback());
+    let is_safe = url.scheme_str() == Some("https") || url.scheme_str() == Some("http") && is_here;
+    let has_user = url
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'));
+    if is_safe && !has_user {
+        Ok(url)
+    } else {
+        Err(AccessError::ApiServer)
+    }
 }
 
 impl Access {
     /// Checks what can be checked without looking at any file.
     ///
     /// # Errors
-    /// When the API server's address is no URL.
+    /// When the API server's address is no URL that may be used.
     pub fn check(&self) -> Result<(), AccessError> {
         self.api_server
             .as_deref()
             .map_or(Ok(()), |text| url(text).map(drop))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_goes_nowhere_without_tls_but_to_the_loopback() {
+        for good in [
+            "https://192.0.2.1:6443",
+            "https://[2001:db8::1]:6443",
+            "http://127.0.0.1:1",
+        ] {
+            assert!(url(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://192.0.2.1:6443",
+            "192.0.2.1",
+            "",
+            "ftp://a",
+            "https://u:p@192.0.2.1",
+        ] {
+            assert!(url(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -9,10 +9,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use podwire_core::annotations::{self, ENDPOINTS, MODE, POD_CIDRS};
 use podwire_core::node::{Node, NodeName};
+use podwire_core::record::ANNOTATION_PREFIX;
 
+use super::reads::Reads;
 use super::record_in;
 use crate::manifest::{Manifest, ManifestError};
 use crate::nodes::{Loss, Nodes, Part, Rejection, Synchronisation};
@@ -20,6 +23,9 @@ use crate::nodes::{Loss, Nodes, Part, Rejection, Synchronisation};
 /// The condition that a cloud's controllers set when they make a Node, and that whoever provides
 /// its network takes back.
 pub(super) const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
+
+/// Nodes that may be left to be read one by one after a list, however few there are in all.
+const READS_BESIDE_A_LIST_MIN: usize = 50;
 
 /// What a record claims that its Node has to prove.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,10 +57,13 @@ struct Entry {
     version: u64,
     /// The list in which it came last.
     list: u64,
+    /// The list during which news of it came: those are newer than what the list says.
+    touched: u64,
     /// What counts of it; `None` while what its claim is checked against is not known.
     node: Option<Arc<Node>>,
     rejection: Option<Rejection>,
     proof: Option<Proof>,
+    /// Whether it has to be read whole.
     is_due: bool,
 }
 
@@ -63,13 +72,24 @@ struct Entry {
 pub(super) struct Contents {
     own: Option<NodeName>,
     entries: BTreeMap<NodeName, Entry>,
+    reads: Reads,
     state: Synchronisation,
     /// Counts lists.
     list: u64,
-    is_listing: bool,
+    /// Whether no list of whole Nodes has come to its end, nor is anything known from before.
+    is_whole_needed: bool,
     is_changed: bool,
-    /// Whether the own Node is said to have a network.
-    is_network_available: bool,
+    /// Whether the own Node is said to have a network, once it was read.
+    is_network_available: Option<bool>,
+}
+
+/// Where an object comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A list, which counts also where the server went back.
+    List,
+    /// A watch, a read or an answer: older than what is known, it is no news.
+    News,
 }
 
 /// What a metadata object or a whole one says, apart from its proof.
@@ -108,34 +128,33 @@ impl Contents {
     /// Nodes that are nobody's own.
     pub(super) fn whole(known: BTreeMap<NodeName, Arc<Node>>) -> Self {
         let entry = |node: Arc<Node>| Entry {
-            uid: node.uid.clone(),
-            version: 0,
-            list: 0,
             proof: Some(Proof {
                 claim: Claim::of(&node.annotations),
                 version: 0,
             }),
-            node: Some(node),
-            rejection: None,
-            is_due: false,
+            node: Some(Arc::clone(&node)),
+            ..Entry::new(node.uid.clone(), 0, 0)
         };
         Self {
             own: None,
+            is_whole_needed: known.is_empty(),
             entries: known
                 .into_iter()
                 .map(|(name, node)| (name, entry(node)))
                 .collect(),
+            reads: Reads::default(),
             state: Synchronisation::Starting,
             list: 0,
-            is_listing: false,
             is_changed: false,
-            is_network_available: false,
+            is_network_available: None,
         }
     }
 
-    /// Whether nothing is known, so that every Node has to be read whole.
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// Whether a list of metadata would leave so many Nodes to be read one by one that a list of
+    /// whole ones is better.
+    pub(super) fn is_whole_needed(&self) -> bool {
+        let few = READS_BESIDE_A_LIST_MIN.max(self.entries.len() / 10);
+        self.is_whole_needed || self.reads.len() > few
     }
 
     /// The agent's annotations on a Node, as they were told last.
@@ -145,29 +164,42 @@ impl Contents {
             .unwrap_or_default()
     }
 
-    /// Whether the own Node's condition says, as it was read last, that it has a network.
-    pub(super) const fn is_network_available(&self) -> bool {
+    /// Whether the own Node's condition says that it has a network; `None` while that is unknown.
+    pub(super) const fn is_network_available(&self) -> Option<bool> {
         self.is_network_available
     }
 
     /// The own Node's condition was set.
     pub(super) const fn network_made_available(&mut self) {
-        self.is_network_available = true;
+        self.is_network_available = Some(true);
     }
 
     /// A list of all Nodes begins.
     pub(super) fn begin(&mut self) {
         self.list += 1;
-        self.is_listing = true;
     }
 
-    /// The list came to its end: what was not on it is not there.
-    pub(super) fn complete(&mut self) {
+    /// The list came to its end: what was not on it is not there. Returns `false`, and nothing
+    /// changes, when it had not one Node where some were known: a mesh has at least the own one.
+    #[must_use]
+    pub(super) fn complete(&mut self, is_whole: bool) -> bool {
         let before = self.entries.len();
-        self.entries.retain(|_, entry| entry.list == self.list);
+        let is_there = |entry: &Entry| entry.list == self.list;
+        if before > 0 && !self.entries.values().any(is_there) {
+            return false;
+        }
+        let (entries, reads) = (&mut self.entries, &mut self.reads);
+        entries.retain(|name, entry| {
+            let is_there = entry.list == self.list;
+            if !is_there {
+                reads.forget(name);
+            }
+            is_there
+        });
         self.is_changed |= self.entries.len() != before;
-        self.is_listing = false;
+        self.is_whole_needed &= !is_whole;
         self.enter(Synchronisation::Synchronised);
+        true
     }
 
     /// Changes are followed again.
@@ -186,61 +218,57 @@ impl Contents {
         self.state = state;
     }
 
+    /// What of its annotations is kept of a Node: of another's all that is known, so that nobody
+    /// fills everybody's memory; of the own one all that has to be removed, too.
+    fn kept(&self, mut node: Node) -> Node {
+        if self.own.as_ref() != Some(&node.name) {
+            let is_record = |key: &str| key.starts_with(ANNOTATION_PREFIX);
+            node.annotations
+                .retain(|key, _| !is_record(key) || annotations::is_known(key));
+        }
+        node
+    }
+
     /// A Node's metadata.
-    pub(super) fn told(&mut self, object: Manifest) {
+    pub(super) fn told(&mut self, object: Manifest, source: Source, now: Instant) {
         let Some(told) = Told::of(&object) else {
             return;
         };
         let is_own = self.own.as_ref() == Some(&told.name);
-        let list = self.list;
-        let is_listing = self.is_listing;
-        let node = object.into_node();
-        let known = self.entries.get_mut(&told.name);
-        let Some(entry) = known.filter(|entry| entry.uid == told.uid) else {
-            self.met(told, node, is_own);
-            return;
-        };
-        entry.list = list;
-        if told.version < entry.version && !is_listing {
-            return;
-        }
-        entry.version = told.version;
-        let node = match node {
-            Ok(node) => node,
-            Err(error) => {
-                self.is_changed |= entry.reject(Part::Record, error);
-                return;
+        let name = told.name.clone();
+        let node = object.into_node().map(|node| self.kept(node));
+        let (list, known) = (self.list, self.entries.get_mut(&name));
+        let is_due = match known {
+            Some(entry) if entry.uid == told.uid => {
+                if source == Source::List {
+                    entry.list = list;
+                }
+                let is_older = told.version < entry.version;
+                let is_touched = source == Source::News || entry.touched == list;
+                if is_older && is_touched {
+                    return;
+                }
+                if source == Source::News {
+                    entry.touched = list;
+                }
+                entry.version = told.version;
+                self.is_changed |= entry.take(node, is_own);
+                entry.is_due
             }
+            // The end, or the beginning, of another one of this name came late.
+            Some(entry) if source == Source::News && told.version < entry.version => return,
+            _ => self.met(told, node, is_own),
         };
-        self.is_changed |= entry.rejection.take().is_some();
-        let claim = Claim::of(&node.annotations);
-        entry.is_due = entry.wants_proof(&claim, is_own);
-        let next = match &entry.node {
-            None if entry.is_due => return,
-            None => node,
-            // Its own agent claims what it has proven; of a peer nobody must see half a change.
-            Some(_) if entry.is_due && !is_own => return,
-            Some(known) if known.annotations == node.annotations => return,
-            Some(known) => Node {
-                annotations: node.annotations,
-                ..Node::clone(known)
-            },
-        };
-        entry.node = Some(Arc::new(next));
-        self.is_changed = true;
+        if is_due && is_own {
+            self.reads.want_now(&name, now);
+        } else if is_due {
+            self.reads.want(&name, now);
+        }
     }
 
-    /// A Node that was not known, or is another one under a known name.
-    fn met(&mut self, told: Told, node: Result<Node, ManifestError>, is_own: bool) {
-        let mut entry = Entry {
-            uid: told.uid,
-            version: told.version,
-            list: self.list,
-            node: None,
-            rejection: None,
-            proof: None,
-            is_due: false,
-        };
+    /// A Node that was not known, or is another one under a known name. Returns whether it is due.
+    fn met(&mut self, told: Told, node: Result<Node, ManifestError>, is_own: bool) -> bool {
+        let mut entry = Entry::new(told.uid, told.version, self.list);
         match node {
             Ok(node) => {
                 entry.is_due = is_own || Claim::of(&node.annotations).is_made();
@@ -249,35 +277,49 @@ impl Contents {
             }
             Err(error) => drop(entry.reject(Part::Record, error)),
         }
+        let is_due = entry.is_due;
         self.entries.insert(told.name, entry);
         self.is_changed = true;
+        is_due
     }
 
     /// A Node that was read whole.
-    pub(super) fn fetched(&mut self, object: Manifest) {
+    pub(super) fn fetched(&mut self, object: Manifest, source: Source, now: Instant) {
         let Some(told) = Told::of(&object) else {
             return;
         };
         let known = self.entries.get(&told.name);
-        let known = known.filter(|entry| entry.uid == told.uid);
-        // What the watch has told since is newer: it is read again.
-        if !self.is_listing && known.is_some_and(|known| known.version > told.version) {
+        let is_known = known.is_some_and(|entry| entry.uid == told.uid);
+        if source == Source::News {
+            // It ended while it was read, or another one has its name.
+            let Some(known) = known.filter(|_| is_known) else {
+                return;
+            };
+            // What the watch has told since is newer: it is read again.
+            if known.version > told.version {
+                self.reads.want(&told.name, now);
+                return;
+            }
+        }
+        let known = known.filter(|_| is_known);
+        let mut entry = Entry::new(told.uid, told.version, self.list);
+        if source == Source::List
+            && let Some(newer) = known
+            && newer.touched == self.list
+            && newer.version > told.version
+        {
+            entry = newer.clone();
+            entry.list = self.list;
+            self.entries.insert(told.name, entry);
             return;
         }
-        let mut entry = Entry {
-            uid: told.uid,
-            version: told.version,
-            list: self.list,
-            node: None,
-            rejection: None,
-            proof: None,
-            is_due: false,
-        };
+        entry.rejection = known.and_then(|known| known.rejection.clone());
         if self.own.as_ref() == Some(&told.name) {
-            self.is_network_available = object.is_denied(NETWORK_UNAVAILABLE);
+            self.is_network_available = Some(object.is_denied(NETWORK_UNAVAILABLE));
         }
-        match object.into_node() {
+        match object.into_node().map(|node| self.kept(node)) {
             Ok(node) => {
+                entry.rejection = None;
                 entry.proof = Some(Proof {
                     claim: Claim::of(&node.annotations),
                     version: told.version,
@@ -291,18 +333,30 @@ impl Contents {
             Err(error) => drop(entry.reject(Part::Manifest, error)),
         }
         let is_same = known.is_some_and(|known| {
-            let is_node = |one: &Arc<Node>, other: &Arc<Node>| Arc::ptr_eq(one, other);
-            known.rejection == entry.rejection
-                && matches!((&known.node, &entry.node), (Some(one), Some(other)) if is_node(one, other))
+            let nodes = match (&known.node, &entry.node) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            nodes && known.rejection == entry.rejection
         });
         self.is_changed |= !is_same;
         self.entries.insert(told.name, entry);
     }
 
     /// A Node was asked for and is not there: the watch tells its end.
-    pub(super) fn not_found(&mut self, name: &NodeName) {
-        if let Some(entry) = self.entries.get_mut(name) {
+    pub(super) fn not_found(&mut self, name: &NodeName, uid: &str) {
+        if let Some(entry) = self.entries.get_mut(name)
+            && entry.uid == uid
+        {
             entry.is_due = false;
+        }
+    }
+
+    /// A Node was asked for in vain: it is asked for again, later.
+    pub(super) fn not_read(&mut self, name: &NodeName, now: Instant) {
+        if self.entries.get(name).is_some_and(|entry| entry.is_due) {
+            self.reads.want(name, now);
         }
     }
 
@@ -314,18 +368,26 @@ impl Contents {
         let is_it = |entry: &Entry| entry.uid == told.uid;
         if self.entries.get(&told.name).is_some_and(is_it) {
             self.entries.remove(&told.name);
+            self.reads.forget(&told.name);
             self.is_changed = true;
         }
     }
 
-    /// A Node that has to be read whole and is not among these, which are being read: the own one
-    /// first.
-    pub(super) fn due(&self, asked: &BTreeSet<NodeName>) -> Option<NodeName> {
-        let is_due = |name: &&NodeName| {
-            !asked.contains(*name) && self.entries.get(*name).is_some_and(|entry| entry.is_due)
-        };
-        let own = self.own.as_ref().filter(is_due);
-        own.or_else(|| self.entries.keys().find(is_due)).cloned()
+    /// A Node that has to be read whole now, and its uid.
+    pub(super) fn due(&mut self, now: Instant) -> Option<(NodeName, String)> {
+        while let Some(name) = self.reads.next(now) {
+            if let Some(entry) = self.entries.get(&name)
+                && entry.is_due
+            {
+                return Some((name, entry.uid.clone()));
+            }
+        }
+        None
+    }
+
+    /// When the next one has to be read.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        self.reads.next_at()
     }
 
     /// The Nodes, if something changed since they were asked for last.
@@ -354,6 +416,49 @@ impl Contents {
 }
 
 impl Entry {
+    const fn new(uid: String, version: u64, list: u64) -> Self {
+        Self {
+            uid,
+            version,
+            list,
+            touched: 0,
+            node: None,
+            rejection: None,
+            proof: None,
+            is_due: false,
+        }
+    }
+
+    /// Takes what its metadata says. Returns whether that changes what counts.
+    fn take(&mut self, node: Result<Node, ManifestError>, is_own: bool) -> bool {
+        let node = match node {
+            Ok(node) => node,
+            Err(error) => return self.reject(Part::Record, error),
+        };
+        // What could not be read whole is not mended by metadata.
+        let is_unread = |rejection: &Rejection| rejection.part == Part::Manifest;
+        if self.rejection.as_ref().is_some_and(is_unread) {
+            self.is_due = true;
+            return false;
+        }
+        let was_rejected = self.rejection.take().is_some();
+        let claim = Claim::of(&node.annotations);
+        self.is_due = self.wants_proof(&claim, is_own);
+        let next = match &self.node {
+            None if self.is_due => return was_rejected,
+            None => node,
+            // Its own agent claims what it has proven; of a peer nobody must see half a change.
+            Some(_) if self.is_due && !is_own => return was_rejected,
+            Some(known) if known.annotations == node.annotations => return was_rejected,
+            Some(known) => Node {
+                annotations: node.annotations,
+                ..Node::clone(known)
+            },
+        };
+        self.node = Some(Arc::new(next));
+        true
+    }
+
     /// Whether the Node has to be read whole for this claim.
     fn wants_proof(&self, claim: &Claim, is_own: bool) -> bool {
         let Some(proof) = self.proof.as_ref().filter(|_| self.node.is_some()) else {
@@ -382,10 +487,12 @@ impl Entry {
 
     /// What is told cannot be read: nothing of it counts. Returns whether that is news.
     fn reject(&mut self, part: Part, error: ManifestError) -> bool {
-        let is_news = self.node.is_some() || self.rejection.is_none();
-        self.node = None;
+        let is_known = self.rejection.as_ref().is_some_and(|known| {
+            known.part == part && known.error.to_string() == error.to_string()
+        });
+        let is_news = self.node.take().is_some() || !is_known;
         self.is_due = false;
-        if is_news {
+        if !is_known {
             let error = Arc::new(error);
             self.rejection = Some(Rejection { part, error });
         }

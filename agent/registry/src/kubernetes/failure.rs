@@ -4,7 +4,25 @@ use std::time::Duration;
 
 use kube::core::Status;
 
-use super::access::{AccessError, chain};
+use super::access::{AccessError, chain, without_secrets};
+
+/// Longest text of the other end that is repeated, in characters.
+const MESSAGE_LENGTH_MAX: usize = 400;
+
+/// The field that cannot be changed: a request that names another one means another Node.
+const UID_FIELD: &str = "metadata.uid";
+
+/// One line that a terminal can be shown, whoever wrote it.
+fn printable(text: &str) -> String {
+    let shown = |character: char| {
+        if character.is_control() {
+            ' '
+        } else {
+            character
+        }
+    };
+    text.chars().take(MESSAGE_LENGTH_MAX).map(shown).collect()
+}
 
 /// A request that failed. Each is one clear sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +82,7 @@ impl From<kube::Error> for Failure {
             kube::Error::Service(error) => Self::Unreachable(chain(&*error)),
             kube::Error::HyperError(error) => Self::Unreachable(chain(&error)),
             kube::Error::ReadEvents(error) => Self::Unreachable(chain(&error)),
-            kube::Error::Auth(error) => Self::Access(chain(&error)),
+            kube::Error::Auth(error) => Self::Access(without_secrets(&error)),
             other => Self::Unreachable(chain(&other)),
         }
     }
@@ -72,16 +90,19 @@ impl From<kube::Error> for Failure {
 
 impl From<&Status> for Failure {
     fn from(status: &Status) -> Self {
-        // A gateway in front of it sends no message.
+        // A gateway in front of it sends no message, or a page.
         let message = if status.message.is_empty() {
             format!("HTTP {}", status.code)
         } else {
-            status.message.clone()
+            printable(&status.message)
         };
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        let is_other_node = causes.into_iter().any(|cause| cause.field == UID_FIELD);
         match status.code {
             401 | 403 => Self::Denied(message),
             404 => Self::Missing(message),
             409 => Self::Conflict(message),
+            422 if is_other_node => Self::Conflict(message),
             410 => Self::Gone(message),
             429 | 500 | 502 | 503 | 504 => {
                 let seconds = status

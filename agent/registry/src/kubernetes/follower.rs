@@ -1,6 +1,5 @@
 //! Follows the API server: a list at first, then a watch, then what the watch makes necessary.
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,11 +12,11 @@ use kube::Client;
 use kube::api::{WatchEvent, WatchParams};
 use kube::core::Request;
 use podwire_core::node::NodeName;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use super::contents::version;
+use super::contents::{Source, version};
 use super::failure::Failure;
 use super::requests::{self, Extent, NODES, within};
 use crate::manifest::Manifest;
@@ -51,6 +50,13 @@ const EVENTS_MAX: usize = 512;
 /// Nodes that are read whole at the same time: enough for hundreds a second, and no storm.
 const READS_MAX: usize = 8;
 
+/// A watch that has lived for so long was in order: what fails after it fails for the first time.
+const WATCH_PROVEN: Duration = Duration::from_secs(10);
+
+/// All is listed again after this long, in seconds, whatever was watched meanwhile: what a server
+/// that was restored from a backup, or a bug, has kept from this agent is not kept for ever.
+const LIST_AGAIN_SECONDS: std::ops::Range<u64> = 3600..7200;
+
 /// A fresh snapshot lets the first list wait up to this for each of its Nodes, and no longer than
 /// this in all: an upgrade of a large cluster restarts many agents within seconds.
 const START_DELAY_OF_A_NODE: Duration = Duration::from_millis(5);
@@ -66,6 +72,7 @@ pub struct Follower {
     /// Whether the last attempt failed: the server may have gone back since.
     has_failed: bool,
     is_lost: bool,
+    list_again: Instant,
     retry: ExponentialBackoff,
 }
 
@@ -78,6 +85,10 @@ fn retry() -> ExponentialBackoff {
         .with_jitter()
         .without_max_times();
     builder.build()
+}
+
+fn list_again() -> Instant {
+    Instant::now() + Duration::from_secs(fastrand::u64(LIST_AGAIN_SECONDS))
 }
 
 /// How long the first list waits, of what is allowed, by a random number below 1.
@@ -95,6 +106,7 @@ impl Follower {
             position: None,
             has_failed: false,
             is_lost: false,
+            list_again: list_again(),
             retry: retry(),
         }
     }
@@ -112,7 +124,7 @@ impl Follower {
             let delay = match &failure {
                 Failure::Gone(_) => {
                     self.position = None;
-                    Duration::ZERO
+                    delay
                 }
                 Failure::Busy { retry_after, .. } => {
                     delay.max(retry_after.unwrap_or_default().min(RETRY_AFTER_MAX))
@@ -124,13 +136,13 @@ impl Follower {
                 | Failure::Other(_)
                 | Failure::Access(_) => delay,
             };
-            if !delay.is_zero() {
+            if !matches!(failure, Failure::Gone(_)) {
                 self.tell_loss(&failure);
                 let loss = Loss::Unreachable(failure.to_string());
                 self.shared.contents.lock().lost(loss);
                 self.shared.tell();
-                sleep(delay).await;
             }
+            sleep(delay).await;
         }
     }
 
@@ -144,52 +156,77 @@ impl Follower {
     /// Reads all there is where that is not known, and follows the changes.
     async fn follow(&mut self) -> Result<Infallible, Failure> {
         let client = self.shared.client().await?;
-        if std::mem::take(&mut self.has_failed)
-            && let Some(position) = &self.position
-            && version(&requests::revision(&client).await?) < version(position)
-        {
-            // A server that was restored from a backup would tell nothing until it has caught up.
-            self.position = None;
-        }
         loop {
+            if std::mem::take(&mut self.has_failed)
+                && let Some(position) = &self.position
+                && version(&requests::revision(&client).await?) < version(position)
+            {
+                // A server that was restored from a backup would tell nothing until it has caught
+                // up.
+                self.position = None;
+            }
+            if Instant::now() >= self.list_again {
+                self.position = None;
+            }
             let position = match &self.position {
                 Some(position) => position.clone(),
                 None => self.read_all(&client).await?,
             };
             self.position = Some(position.clone());
-            let began = Instant::now();
-            self.watch(&client, &position).await?;
+            let (began, planned) = (Instant::now(), fastrand::u32(WATCH_SECONDS));
+            let ended = self.watch(&client, &position, planned).await;
+            if began.elapsed() >= WATCH_PROVEN {
+                self.retry = retry();
+            }
+            ended?;
+            // One that ends before its time ends with its server.
+            self.has_failed = began.elapsed() < Duration::from_secs(planned.into());
             // A server that ends each watch at once is not asked in a circle.
             sleep(RETRY[0].saturating_sub(began.elapsed())).await;
         }
     }
 
     /// Returns the position of what was read.
-    async fn read_all(&self, client: &Client) -> Result<String, Failure> {
+    async fn read_all(&mut self, client: &Client) -> Result<String, Failure> {
         let shared = &self.shared;
-        let is_first = shared.contents.lock().is_empty();
         shared.contents.lock().begin();
-        let position = if is_first {
-            requests::list(client, Extent::Whole, |object| {
-                shared.contents.lock().fetched(object);
-            })
-            .await?
-        } else {
-            match self.stream_all(client).await {
-                // No server says in advance, reliably, whether it can stream a list.
-                Err(failure) if failure.is_about_the_request() => {
-                    debug!(%failure, "no streamed list: asking for pages");
-                    requests::list(client, Extent::Metadata, |object| {
-                        shared.contents.lock().told(object);
-                    })
-                    .await?
-                }
-                streamed => streamed?,
-            }
-        };
-        shared.contents.lock().complete();
+        let mut position = None;
+        if !shared.contents.lock().is_whole_needed() {
+            position = Some(self.read_metadata(client).await?);
+        }
+        // A snapshot that knew few of them leaves too many to be read one by one.
+        let is_whole = shared.contents.lock().is_whole_needed();
+        if is_whole {
+            let listed = requests::list(client, Extent::Whole, |object| {
+                let now = Instant::now();
+                shared.contents.lock().fetched(object, Source::List, now);
+            });
+            position = Some(listed.await?);
+        }
+        if !shared.contents.lock().complete(is_whole) {
+            return Err(Failure::Other(
+                "it knows no Node at all: is its store the right one?".to_owned(),
+            ));
+        }
         shared.tell();
-        Ok(position)
+        self.list_again = list_again();
+        position.ok_or_else(|| Failure::Other("a list without a position".to_owned()))
+    }
+
+    async fn read_metadata(&self, client: &Client) -> Result<String, Failure> {
+        match self.stream_all(client).await {
+            // No server says in advance, reliably, whether it can stream a list.
+            Err(failure) if failure.is_about_the_request() => {
+                debug!(%failure, "no streamed list: asking for pages");
+                let shared = &self.shared;
+                let listed = requests::list(client, Extent::Metadata, |object| {
+                    let now = Instant::now();
+                    shared.contents.lock().told(object, Source::List, now);
+                });
+                listed.await
+            }
+            streamed => streamed,
+        }
     }
 
     /// A list as the first events of a watch (WatchList), which costs the server the least.
@@ -207,7 +244,8 @@ impl Follower {
         while let Ok(event) = timeout(INITIAL_EVENTS_TIMEOUT, events.next()).await {
             match event.ok_or_else(not_ended)?? {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    self.shared.contents.lock().told(object);
+                    let now = Instant::now();
+                    self.shared.contents.lock().told(object, Source::List, now);
                 }
                 WatchEvent::Deleted(object) => self.shared.contents.lock().deleted(&object),
                 WatchEvent::Bookmark(bookmark) => {
@@ -226,62 +264,78 @@ impl Follower {
         Err(not_ended())
     }
 
-    /// One watch, and the Nodes that it makes necessary to read, until it ends in order.
-    async fn watch(&mut self, client: &Client, position: &str) -> Result<(), Failure> {
-        let seconds = fastrand::u32(WATCH_SECONDS);
+    /// One watch of so many seconds, and the Nodes that it makes necessary to read, until it ends
+    /// in order.
+    async fn watch(
+        &mut self,
+        client: &Client,
+        position: &str,
+        seconds: u32,
+    ) -> Result<(), Failure> {
         let parameters = WatchParams::default().timeout(seconds);
         let request = Request::new(NODES).watch_metadata(&parameters, position);
         let request = request.map_err(|error| Failure::Other(error.to_string()))?;
         let events = within(client.request_events::<Manifest>(request)).await?;
         let mut events = pin!(events.ready_chunks(EVENTS_MAX));
-        self.retry = retry();
         if std::mem::take(&mut self.is_lost) {
             info!("the API server is followed again");
         }
         self.shared.contents.lock().followed();
         self.shared.tell();
         let ends = Instant::now() + Duration::from_secs(seconds.into()) + WATCH_MARGIN;
-        let mut asked: BTreeSet<NodeName> = BTreeSet::new();
         let mut reads = FuturesUnordered::new();
         loop {
             while reads.len() < READS_MAX
-                && let Some(name) = self.due(&asked)
+                && let Some((name, uid)) = self.due()
             {
-                asked.insert(name.clone());
                 reads.push(async move {
                     let read = requests::get(client, &name).await;
-                    (name, read)
+                    (name, uid, read)
                 });
             }
+            // What has to be read later is waited for only while there is room for it.
+            let due_at = self.shared.contents.lock().due_at();
+            let due_at = due_at.filter(|_| reads.len() < READS_MAX);
+            let wakes = due_at.map_or(ends, |due| due.min(ends));
             tokio::select! {
-                chunk = tokio::time::timeout_at(ends.into(), events.next()) => match chunk {
+                chunk = timeout_at(wakes.into(), events.next()) => match chunk {
                     Ok(Some(chunk)) => self.take(chunk)?,
-                    Ok(None) | Err(_) => return Ok(()),
+                    Ok(None) => return Ok(()),
+                    Err(_) if Instant::now() >= ends => return Ok(()),
+                    Err(_) => {}
                 },
-                Some((name, read)) = reads.next() => {
-                    asked.remove(&name);
-                    let mut contents = self.shared.contents.lock();
-                    match read? {
-                        Some(object) => contents.fetched(object),
-                        None => contents.not_found(&name),
-                    }
-                }
+                Some((name, uid, read)) = reads.next() => self.read(&name, &uid, read),
             }
             self.shared.tell();
         }
     }
 
-    fn due(&self, asked: &BTreeSet<NodeName>) -> Option<NodeName> {
-        self.shared.contents.lock().due(asked)
+    fn due(&self) -> Option<(NodeName, String)> {
+        self.shared.contents.lock().due(Instant::now())
+    }
+
+    /// A read that fails is made again, later: the watch tells whether the server is there.
+    fn read(&self, name: &NodeName, uid: &str, read: Result<Option<Manifest>, Failure>) {
+        let now = Instant::now();
+        let mut contents = self.shared.contents.lock();
+        match read {
+            Ok(Some(object)) => contents.fetched(object, Source::News, now),
+            Ok(None) => contents.not_found(name, uid),
+            Err(failure) => {
+                debug!(%name, %failure, "a Node cannot be read");
+                contents.not_read(name, now);
+            }
+        }
     }
 
     fn take(&mut self, events: Vec<kube::Result<WatchEvent<Manifest>>>) -> Result<(), Failure> {
+        let now = Instant::now();
         let mut contents = self.shared.contents.lock();
         for event in events {
             let position = match event? {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     let position = object.metadata.resource_version.clone();
-                    contents.told(object);
+                    contents.told(object, Source::News, now);
                     position
                 }
                 WatchEvent::Deleted(object) => {

@@ -1,7 +1,7 @@
 //! Requests to the API server, each with its deadline.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::Client;
 use kube::api::{GetParams, ListParams};
@@ -10,9 +10,10 @@ use podwire_core::node::NodeName;
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::contents::Source;
 use super::failure::Failure;
 use crate::manifest::Manifest;
-use crate::nodes::{Nodes, Synchronisation};
+use crate::nodes::Nodes;
 
 /// Where Nodes are.
 pub(super) const NODES: &str = "/api/v1/nodes";
@@ -29,7 +30,8 @@ const PAGE: u32 = 100;
 struct Page {
     #[serde(default)]
     metadata: PageMetadata,
-    items: Vec<Manifest>,
+    /// `null` for none.
+    items: Option<Vec<Manifest>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -64,7 +66,7 @@ pub(super) async fn list(
     let mut parameters = ListParams::default().limit(PAGE);
     loop {
         let page = page(client, extent, &parameters).await?;
-        page.items.into_iter().for_each(&mut take);
+        page.items.into_iter().flatten().for_each(&mut take);
         if page.metadata.continue_token.is_empty() {
             return Ok(page.metadata.resource_version);
         }
@@ -108,9 +110,14 @@ pub(super) async fn get(client: &Client, name: &NodeName) -> Result<Option<Manif
 pub async fn read_nodes(client: &Client) -> Result<Nodes, Failure> {
     let mut contents = super::contents::Contents::whole(BTreeMap::new());
     contents.begin();
-    list(client, Extent::Whole, |object| contents.fetched(object)).await?;
-    contents.complete();
+    let now = Instant::now();
+    list(client, Extent::Whole, |object| {
+        contents.fetched(object, Source::List, now);
+    })
+    .await?;
+    if !contents.complete(true) {
+        return Ok(Nodes::default());
+    }
     let nodes = contents.changed().unwrap_or_default();
-    debug_assert_eq!(nodes.state, Synchronisation::Synchronised);
     Ok(Nodes::clone(&nodes))
 }

@@ -69,11 +69,19 @@ impl Told {
 }
 
 /// Followed after a whole list.
+/// Long enough for any pace.
+fn later() -> Instant {
+    Instant::now() + std::time::Duration::from_secs(3600)
+}
+
 fn followed(nodes: &[Told]) -> Contents {
     let mut contents = Contents::new(name("own"), BTreeMap::new());
     contents.begin();
-    nodes.iter().for_each(|node| contents.fetched(node.whole()));
-    contents.complete();
+    let now = Instant::now();
+    for node in nodes {
+        contents.fetched(node.whole(), Source::List, now);
+    }
+    assert!(contents.complete(true));
     contents.changed();
     contents
 }
@@ -93,15 +101,15 @@ fn endpoints(contents: &mut Contents, of: &str) -> Option<String> {
         .cloned()
 }
 
-fn due(contents: &Contents) -> Option<String> {
-    let due = contents.due(&BTreeSet::new());
-    due.map(|name| name.to_string())
+fn due(contents: &mut Contents) -> Option<String> {
+    let due = contents.due(later());
+    due.map(|(name, _)| name.to_string())
 }
 
 #[test]
 fn a_whole_list_tells_nodes_with_what_they_are_checked_against() {
     let mut contents = followed(&[node("n1")]);
-    assert_eq!(due(&contents), None);
+    assert_eq!(due(&mut contents), None);
     let nodes = told(&mut contents);
     assert!(nodes.is_synchronised());
     let n1 = &nodes.nodes[&name("n1")];
@@ -117,9 +125,9 @@ fn a_heartbeat_changes_nothing_and_asks_for_nothing() {
         version: 11,
         ..node("n1")
     };
-    contents.told(heartbeat.metadata());
+    contents.told(heartbeat.metadata(), Source::News, Instant::now());
     assert!(contents.changed().is_none());
-    assert_eq!(due(&contents), None);
+    assert_eq!(due(&mut contents), None);
 }
 
 #[test]
@@ -131,8 +139,8 @@ fn another_key_of_the_same_claim_counts_at_once() {
         key,
         ..node("n1")
     };
-    contents.told(rotated.metadata());
-    assert_eq!(due(&contents), None);
+    contents.told(rotated.metadata(), Source::News, Instant::now());
+    assert_eq!(due(&mut contents), None);
     let nodes = contents.changed().expect("news");
     assert_eq!(
         nodes.nodes[&name("n1")].annotations["podwire.dev/public-key"],
@@ -149,14 +157,14 @@ fn a_changed_claim_counts_together_with_what_proves_it() {
         claimed: Some("192.0.2.9"),
         ..node("n1")
     };
-    contents.told(moved.metadata());
-    assert_eq!(due(&contents).as_deref(), Some("n1"));
+    contents.told(moved.metadata(), Source::News, Instant::now());
+    assert_eq!(due(&mut contents).as_deref(), Some("n1"));
     assert_eq!(
         endpoints(&mut contents, "n1").as_deref(),
         Some("192.0.2.1:51880")
     );
-    contents.fetched(moved.whole());
-    assert_eq!(due(&contents), None);
+    contents.fetched(moved.whole(), Source::News, Instant::now());
+    assert_eq!(due(&mut contents), None);
     assert_eq!(
         endpoints(&mut contents, "n1").as_deref(),
         Some("192.0.2.9:51880")
@@ -172,15 +180,23 @@ fn what_was_read_before_the_latest_event_does_not_count() {
         claimed: Some(claimed),
         ..node("n1")
     };
-    contents.told(moved(12, "192.0.2.9").metadata());
-    contents.fetched(moved(11, "192.0.2.8").whole());
-    assert_eq!(due(&contents).as_deref(), Some("n1"));
+    contents.told(
+        moved(12, "192.0.2.9").metadata(),
+        Source::News,
+        Instant::now(),
+    );
+    contents.fetched(moved(11, "192.0.2.8").whole(), Source::News, Instant::now());
+    assert_eq!(due(&mut contents).as_deref(), Some("n1"));
     assert_eq!(
         endpoints(&mut contents, "n1").as_deref(),
         Some("192.0.2.1:51880")
     );
-    contents.told(moved(11, "192.0.2.7").metadata());
-    contents.fetched(moved(12, "192.0.2.9").whole());
+    contents.told(
+        moved(11, "192.0.2.7").metadata(),
+        Source::News,
+        Instant::now(),
+    );
+    contents.fetched(moved(12, "192.0.2.9").whole(), Source::News, Instant::now());
     assert_eq!(
         endpoints(&mut contents, "n1").as_deref(),
         Some("192.0.2.9:51880")
@@ -194,21 +210,25 @@ fn a_claim_that_does_not_hold_is_looked_at_again_with_each_change_of_its_node() 
         ..node("n1")
     };
     let mut contents = followed(std::slice::from_ref(&early));
-    assert_eq!(due(&contents), None);
+    assert_eq!(due(&mut contents), None);
     contents.told(
         Told {
             version: 11,
             ..early
         }
         .metadata(),
+        Source::News,
+        Instant::now(),
     );
-    assert_eq!(due(&contents).as_deref(), Some("n1"));
+    assert_eq!(due(&mut contents).as_deref(), Some("n1"));
     contents.fetched(
         Told {
             version: 11,
             ..node("n1")
         }
         .whole(),
+        Source::News,
+        Instant::now(),
     );
     contents.told(
         Told {
@@ -216,8 +236,10 @@ fn a_claim_that_does_not_hold_is_looked_at_again_with_each_change_of_its_node() 
             ..node("n1")
         }
         .metadata(),
+        Source::News,
+        Instant::now(),
     );
-    assert_eq!(due(&contents), None);
+    assert_eq!(due(&mut contents), None);
 }
 
 #[test]
@@ -228,9 +250,9 @@ fn the_own_node_is_read_with_each_of_its_changes_and_its_record_counts_at_once()
         claimed: None,
         ..node("own")
     };
-    contents.told(overwritten.metadata());
+    contents.told(overwritten.metadata(), Source::News, Instant::now());
     assert_eq!(contents.record_of(&name("own")), BTreeMap::new());
-    assert_eq!(due(&contents).as_deref(), Some("own"));
+    assert_eq!(due(&mut contents).as_deref(), Some("own"));
 }
 
 #[test]
@@ -242,20 +264,21 @@ fn a_node_without_a_claim_is_told_and_one_with_a_claim_once_it_was_read() {
             ..node("n2")
         }
         .metadata(),
+        Source::News,
+        Instant::now(),
     );
-    contents.told(node("n3").metadata());
+    contents.told(node("n3").metadata(), Source::News, Instant::now());
     let nodes = told(&mut contents);
     assert!(nodes.nodes.contains_key(&name("n2")));
     assert!(!nodes.nodes.contains_key(&name("n3")));
-    assert_eq!(due(&contents).as_deref(), Some("n3"));
-    let asked = [name("n3")].into();
-    assert_eq!(contents.due(&asked), None);
-    contents.fetched(node("n3").whole());
+    assert_eq!(due(&mut contents).as_deref(), Some("n3"));
+    assert_eq!(due(&mut contents), None, "it is being read");
+    contents.fetched(node("n3").whole(), Source::News, Instant::now());
     assert!(told(&mut contents).nodes.contains_key(&name("n3")));
     // One that is gone when it is asked for is not asked for for ever.
-    contents.told(node("n4").metadata());
-    contents.not_found(&name("n4"));
-    assert_eq!(due(&contents), None);
+    contents.told(node("n4").metadata(), Source::News, Instant::now());
+    contents.not_found(&name("n4"), "a");
+    assert_eq!(due(&mut contents), None);
 }
 
 #[test]
@@ -266,7 +289,7 @@ fn a_node_created_again_inherits_nothing() {
         version: 20,
         ..node("n1")
     };
-    contents.told(again.metadata());
+    contents.told(again.metadata(), Source::News, Instant::now());
     assert!(!told(&mut contents).nodes.contains_key(&name("n1")));
     // The end of the first one comes late and is not the second one's.
     contents.deleted(
@@ -276,7 +299,7 @@ fn a_node_created_again_inherits_nothing() {
         }
         .metadata(),
     );
-    contents.fetched(again.whole());
+    contents.fetched(again.whole(), Source::News, Instant::now());
     assert_eq!(told(&mut contents).nodes[&name("n1")].uid, "b");
     contents.deleted(
         &Told {
@@ -292,13 +315,13 @@ fn a_node_created_again_inherits_nothing() {
 fn only_a_list_that_came_to_its_end_removes_nodes() {
     let mut contents = followed(&[node("n1"), node("n2")]);
     contents.begin();
-    contents.told(node("n1").metadata());
+    contents.told(node("n1").metadata(), Source::List, Instant::now());
     assert_eq!(told(&mut contents).nodes.len(), 2);
     contents.lost(Loss::Unreachable("x".to_owned()));
     assert_eq!(told(&mut contents).nodes.len(), 2);
     contents.begin();
-    contents.told(node("n2").metadata());
-    contents.complete();
+    contents.told(node("n2").metadata(), Source::List, Instant::now());
+    assert!(contents.complete(false));
     let nodes = told(&mut contents);
     assert_eq!(nodes.nodes.keys().collect::<Vec<_>>(), [&name("n2")]);
     assert!(nodes.is_synchronised());
@@ -313,14 +336,14 @@ fn a_list_counts_also_where_the_server_went_back() {
         ..node("n1")
     };
     contents.begin();
-    contents.told(before.metadata());
-    contents.complete();
+    contents.told(before.metadata(), Source::List, Instant::now());
+    assert!(contents.complete(false));
     assert_eq!(
         endpoints(&mut contents, "n1"),
         Some("192.0.2.1:51880".to_owned())
     );
-    assert_eq!(due(&contents).as_deref(), Some("n1"));
-    contents.fetched(before.whole());
+    assert_eq!(due(&mut contents).as_deref(), Some("n1"));
+    contents.fetched(before.whole(), Source::News, Instant::now());
     assert_eq!(endpoints(&mut contents, "n1"), None);
 }
 
@@ -333,16 +356,18 @@ fn what_was_known_before_the_start_proves_the_same_claim_of_the_same_node() {
     // Whoever kept them goes on with them.
     assert!(contents.changed().expect("lost").nodes.is_empty());
     contents.begin();
-    contents.told(node("n1").metadata());
+    contents.told(node("n1").metadata(), Source::List, Instant::now());
     contents.told(
         Told {
             uid: "b",
             ..node("own")
         }
         .metadata(),
+        Source::List,
+        Instant::now(),
     );
-    contents.complete();
-    assert_eq!(due(&contents).as_deref(), Some("own"));
+    assert!(contents.complete(false));
+    assert_eq!(due(&mut contents).as_deref(), Some("own"));
     assert_eq!(told(&mut contents).nodes.len(), 1);
 }
 
@@ -355,7 +380,11 @@ fn an_unreadable_node_hurts_itself_and_nobody_else_until_it_is_readable() {
     }
     .json();
     bad["metadata"]["creationTimestamp"] = json!("yesterday");
-    contents.told(serde_json::from_value(bad).expect("metadata"));
+    contents.told(
+        serde_json::from_value(bad).expect("metadata"),
+        Source::News,
+        Instant::now(),
+    );
     let nodes = contents.changed().expect("news");
     assert_eq!(nodes.nodes.keys().collect::<Vec<_>>(), [&name("n2")]);
     assert!(nodes.rejected.contains_key(&name("n1")));
@@ -363,9 +392,9 @@ fn an_unreadable_node_hurts_itself_and_nobody_else_until_it_is_readable() {
         version: 12,
         ..node("n1")
     };
-    contents.told(good.metadata());
-    assert_eq!(due(&contents).as_deref(), Some("n1"));
-    contents.fetched(good.whole());
+    contents.told(good.metadata(), Source::News, Instant::now());
+    assert_eq!(due(&mut contents).as_deref(), Some("n1"));
+    contents.fetched(good.whole(), Source::News, Instant::now());
     let nodes = told(&mut contents);
     assert_eq!(nodes.nodes.len(), 2);
     assert!(nodes.rejected.is_empty());
