@@ -187,6 +187,7 @@ pub(crate) fn a_compromised_node_takes_nothing_of_another(context: &Context) -> 
         Expected::Refused("is forbidden"),
     )?;
     tokens_of_others(&scene, &own)?;
+    lifts_no_taint(&scene, &own)?;
     ensure!(scene.node("node-2")? == before, "the Node was changed");
     // Its pod CIDR, by a Node that has none yet, or by one that comes anew.
     let bare = |spec: Value| {
@@ -220,6 +221,22 @@ pub(crate) fn a_compromised_node_takes_nothing_of_another(context: &Context) -> 
     }
     // What is left to it is its own record, with what is its own.
     scene.attempt(&agent, apply, "node-1", &values::record(), Expected::Done)
+}
+
+/// Whoever evicts a node begins with a taint, as its kubelet can lift a cordon.
+fn lifts_no_taint(scene: &Scene, own: &Person) -> Result<()> {
+    let merge = (Way::MergePatch, Through::Node);
+    let taint = json!({"key": "compromised", "effect": "NoSchedule"});
+    let evicted = json!({"spec": {"taints": [taint], "unschedulable": true}});
+    scene.attempt(&administrator(), merge, "node-1", &evicted, Expected::Done)?;
+    let cordon = json!({"spec": {"unschedulable": null}});
+    scene.attempt(own, merge, "node-1", &cordon, Expected::Done)?;
+    let taints = json!({"spec": {"taints": null}});
+    let refused = Expected::Refused("is not allowed to modify taints");
+    for way in Way::ALL {
+        scene.attempt(own, (way, Through::Node), "node-1", &taints, refused)?;
+    }
+    Ok(())
 }
 
 /// A kubelet gets tokens for pods on its own node, and for no others.

@@ -198,8 +198,26 @@ pub(crate) fn an_operator_writes_nothing_else(context: &Context) -> Result<()> {
     }
     scene.expect(&alice(), &Request::post(NODES, node(3)), NO_RIGHT)?;
     scene.expect(&alice(), &Request::delete(&path("node-1")), NO_RIGHT)?;
+    sees_whether_the_policies_are_in_force(&scene)?;
     names_that_could_say_something_else(&scene)?;
     ensure!(scene.node("node-1")? == before, "the Node was changed");
+    Ok(())
+}
+
+/// Each of them, and neither others nor to change them.
+fn sees_whether_the_policies_are_in_force(scene: &Scene) -> Result<()> {
+    for kind in [
+        "validatingadmissionpolicies",
+        "validatingadmissionpolicybindings",
+    ] {
+        let all = format!("/apis/admissionregistration.k8s.io/v1/{kind}");
+        scene.expect(&alice(), &Request::get(&all), NO_RIGHT)?;
+        for name in ["agent-own-node", "annotations", "kubelet", "operator"] {
+            let one = format!("{all}/podwire-{name}");
+            scene.done(&alice(), &Request::get(&one))?;
+            scene.expect(&alice(), &Request::delete(&one), NO_RIGHT)?;
+        }
+    }
     Ok(())
 }
 
