@@ -108,7 +108,7 @@ mod tests {
             }
             is_asked
         });
-        // In ten minutes: five times within the first 8 s, then every 10 s.
-        assert_eq!(asked.count(), 65);
+        // In ten minutes: at 0, 0.5, 1.5, 3.5, 7.5 and 15.5 s, then every 10 s.
+        assert_eq!(asked.count(), 64);
     }
 }

@@ -93,24 +93,22 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 
 /// What failed of getting credentials, without what a file or a plugin said: they hold secrets.
 pub(super) fn without_secrets(error: &kube::client::AuthError) -> String {
-    match error {
-        kube::client::AuthError::AuthExecRun { cmd, out } => {
-            format!("the credential plugin {cmd} failed: {}", out.status)
-        }
-        kube::client::AuthError::AuthExecParse(_) => {
-            "the credential plugin's answer cannot be read".to_owned()
-        }
-        other => chain(other),
+    if let kube::client::AuthError::AuthExecRun { cmd, out } = error {
+        return format!("the credential plugin {cmd} failed: {}", out.status);
     }
+    if let kube::client::AuthError::AuthExecParse(_) = error {
+        return "the credential plugin's answer cannot be read".to_owned();
+    }
+    chain(error)
 }
 
 /// The same of a kubeconfig.
 fn kubeconfig_reason(error: &KubeconfigError) -> String {
-    match error {
-        // With the lines around the mistake.
-        KubeconfigError::Parse(_) => "it is not the YAML of a kubeconfig".to_owned(),
-        other => chain(other),
+    // That one quotes the lines around the mistake.
+    if matches!(error, KubeconfigError::Parse(_)) {
+        return "it is not the YAML of a kubeconfig".to_owned();
     }
+    chain(error)
 }
 
 /// A client with the credentials as they are on disk now. It never retries by itself, and logs
@@ -135,10 +133,11 @@ pub async fn client(access: &Access) -> Result<Client, AccessError> {
 
 async fn connect(access: &Access) -> Result<Client, AccessError> {
     let config = config(access).await?;
-    let credentials = |error| {
-        AccessError::Credentials(match error {
-            kube::Error::Auth(error) => without_secrets(&error),
-            other => chain(&other),
+    let credentials = |error: kube::Error| {
+        AccessError::Credentials(if let kube::Error::Auth(error) = &error {
+            without_secrets(error)
+        } else {
+            chain(&error)
         })
     };
     let mut connector = HttpConnector::new();

@@ -76,15 +76,17 @@ impl From<AccessError> for Failure {
 
 impl From<kube::Error> for Failure {
     fn from(error: kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) => Self::from(&*status),
-            kube::Error::SerdeError(error) => Self::Other(format!("an answer of no use: {error}")),
-            kube::Error::Service(error) => Self::Unreachable(chain(&*error)),
-            kube::Error::HyperError(error) => Self::Unreachable(chain(&error)),
-            kube::Error::ReadEvents(error) => Self::Unreachable(chain(&error)),
-            kube::Error::Auth(error) => Self::Access(without_secrets(&error)),
-            other => Self::Unreachable(chain(&other)),
+        if let kube::Error::Api(status) = &error {
+            return Self::from(&**status);
         }
+        if let kube::Error::SerdeError(error) = &error {
+            return Self::Other(format!("an answer of no use: {error}"));
+        }
+        if let kube::Error::Auth(error) = &error {
+            return Self::Access(without_secrets(error));
+        }
+        let cause = std::error::Error::source(&error);
+        Self::Unreachable(cause.map_or_else(|| error.to_string(), chain))
     }
 }
 
