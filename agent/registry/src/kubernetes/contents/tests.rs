@@ -1,3 +1,4 @@
+use podwire_core::annotations::ENDPOINTS;
 use serde_json::json;
 
 use super::*;
