@@ -154,6 +154,7 @@ pub(crate) fn the_overlay_network_available_allows_that_alone(context: &Context)
         merged(&up, &json!({"status": {"addresses": address}})),
         merged(&up, &json!({"status": {"capacity": {"cpu": "64"}}})),
         merged(&up, &json!({"status": {"phase": "Running"}})),
+        json!({"status": {"conditions": up["status"]["conditions"], "capacity": null}}),
         merged(&up, &values::record()),
         merged(&up, &annotation("example.com/new", "it")),
         values::record(),
@@ -167,6 +168,13 @@ pub(crate) fn the_overlay_network_available_allows_that_alone(context: &Context)
             scene.attempt(&agent, way, "node-1", &change, no_status)?;
         }
     }
+    // That there is a network is said, and not taken back.
+    let others = conditions
+        .iter()
+        .filter(|it| it["type"] != "NetworkUnavailable");
+    let others = json!({"status": {"conditions": others.collect::<Vec<_>>()}});
+    let merge = (Way::MergePatch, Through::Status);
+    scene.attempt(&agent, merge, "node-1", &others, no_status)?;
     let label = json!({"metadata": {"labels": {"example.com/new": "it"}}});
     let nothing_else = Expected::Denied(policy, "may change nothing of its Node but");
     scene.attempt(&agent, STATUS, "node-1", &merged(&up, &label), nothing_else)?;
