@@ -26,6 +26,15 @@ pub fn agent() -> Result<PathBuf> {
     build("podwire-agent", "podwire-agent")
 }
 
+/// The path of `keyctl`, built in the profile of the running program. To be called before
+/// [`crate::sandbox::enter`], too.
+///
+/// # Errors
+/// When it cannot be built; the compiler's output went to standard error.
+pub fn keyctl() -> Result<PathBuf> {
+    build("keyctl", "keyctl")
+}
+
 /// The build's folder, if the running program is in one; else the one for temporary files.
 #[must_use]
 pub fn build_folder() -> PathBuf {

@@ -10,6 +10,7 @@ mod lost;
 mod meshes;
 mod outage;
 mod policies;
+mod reading;
 mod records;
 mod rest;
 mod scale;
@@ -22,17 +23,18 @@ use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
     #[expect(clippy::print_stderr, reason = "the reason of the exit code")]
-    if let Err(error) = control_plane::build_servers() {
+    if let Err(error) = control_plane::build_servers().and_then(|()| reading::build()) {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    let suites: [&[Test]; 10] = [
+    let suites: [&[Test]; 11] = [
         // The longest first.
         rest::TESTS,
         lost::TESTS,
         scale::TESTS,
         meshes::TESTS,
         records::TESTS,
+        reading::TESTS,
         compromised::TESTS,
         cluster::TESTS,
         identity::TESTS,
