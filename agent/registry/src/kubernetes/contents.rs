@@ -138,6 +138,27 @@ impl Contents {
         self.is_network_available = Some(true);
     }
 
+    /// The Nodes that changed last, so many at most, each with its uid and version.
+    pub(super) fn latest(&self, most: usize) -> Vec<(NodeName, String, u64)> {
+        let entries = self.entries.iter();
+        let mut latest: Vec<_> = entries.map(|(name, entry)| (entry.version, name)).collect();
+        latest.sort_unstable_by(|one, other| other.cmp(one));
+        let known = |name: &NodeName| (name.clone(), self.entries[name].uid.clone());
+        let latest = latest.into_iter().take(most).map(|(version, name)| {
+            let (name, uid) = known(name);
+            (name, uid, version)
+        });
+        latest.collect()
+    }
+
+    /// Whether a Node, as it is read now, is from before what was told of it.
+    pub(super) fn is_from_before(known: &(NodeName, String, u64), read: Option<&Manifest>) -> bool {
+        let (_, uid, at) = known;
+        read.is_none_or(|read| {
+            read.metadata.uid != *uid || version(&read.metadata.resource_version) < *at
+        })
+    }
+
     /// A list of all Nodes begins.
     pub(super) fn begin(&mut self) {
         self.list += 1;

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use super::contents::{Source, version};
+use super::contents::{Contents, Source, version};
 use super::failure::Failure;
 use super::requests::{self, Extent, NODES, within};
 use crate::manifest::Manifest;
@@ -56,6 +56,10 @@ const WATCH_PROVEN: Duration = Duration::from_secs(10);
 /// All is listed again after this long, in seconds, whatever was watched meanwhile: what a server
 /// that was restored from a backup, or a bug, has kept from this agent is not kept for ever.
 const LIST_AGAIN_SECONDS: std::ops::Range<u64> = 3600..7200;
+
+/// Nodes that are asked for after a failure, to see whether the server went back. Some of them may
+/// have changed anew since; hardly all.
+const ASKED_AFTER_A_FAILURE: usize = 8;
 
 /// A fresh snapshot lets the first list wait up to this for each of its Nodes, and no longer than
 /// this in all: an upgrade of a large cluster restarts many agents within seconds.
@@ -157,14 +161,12 @@ impl Follower {
     async fn follow(&mut self) -> Result<Infallible, Failure> {
         let client = self.shared.client().await?;
         loop {
-            if std::mem::take(&mut self.has_failed)
-                && let Some(position) = &self.position
-                && version(&requests::revision(&client).await?) < version(position)
+            if let Some(position) = self.position.clone().filter(|_| self.has_failed)
+                && self.has_gone_back(&client, &position).await?
             {
-                // A server that was restored from a backup would tell nothing until it has caught
-                // up.
                 self.position = None;
             }
+            self.has_failed = false;
             if Instant::now() >= self.list_again {
                 self.position = None;
             }
@@ -184,6 +186,23 @@ impl Follower {
             // A server that ends each watch at once is not asked in a circle.
             sleep(RETRY[0].saturating_sub(began.elapsed())).await;
         }
+    }
+
+    /// Whether the server was restored from a backup of before this position. It would tell nothing
+    /// until it has caught up; and once it has, by writes of its own, nothing of what was lost. So
+    /// the Nodes that changed last are asked for, too.
+    async fn has_gone_back(&self, client: &Client, position: &str) -> Result<bool, Failure> {
+        if version(&requests::revision(client).await?) < version(position) {
+            return Ok(true);
+        }
+        let latest = self.shared.contents.lock().latest(ASKED_AFTER_A_FAILURE);
+        for known in latest {
+            let read = requests::get(client, Extent::Metadata, &known.0).await?;
+            if Contents::is_from_before(&known, read.as_ref()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns the position of what was read.
@@ -289,7 +308,7 @@ impl Follower {
                 && let Some((name, uid)) = self.due()
             {
                 reads.push(async move {
-                    let read = requests::get(client, &name).await;
+                    let read = requests::get(client, Extent::Whole, &name).await;
                     (name, uid, read)
                 });
             }

@@ -91,11 +91,18 @@ pub(super) async fn revision(client: &Client) -> Result<String, Failure> {
     Ok(page.metadata.resource_version)
 }
 
-/// One Node, whole; `None` when it is not there.
-pub(super) async fn get(client: &Client, name: &NodeName) -> Result<Option<Manifest>, Failure> {
-    let request = Request::new(NODES)
-        .get(name.as_str(), &GetParams::default())
-        .map_err(|error| Failure::Other(error.to_string()))?;
+/// One Node; `None` when it is not there.
+pub(super) async fn get(
+    client: &Client,
+    extent: Extent,
+    name: &NodeName,
+) -> Result<Option<Manifest>, Failure> {
+    let (request, parameters) = (Request::new(NODES), GetParams::default());
+    let request = match extent {
+        Extent::Whole => request.get(name.as_str(), &parameters),
+        Extent::Metadata => request.get_metadata(name.as_str(), &parameters),
+    };
+    let request = request.map_err(|error| Failure::Other(error.to_string()))?;
     match within(client.request(request)).await {
         Ok(object) => Ok(Some(object)),
         Err(Failure::Missing(_)) => Ok(None),

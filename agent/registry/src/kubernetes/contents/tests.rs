@@ -400,3 +400,27 @@ fn an_unreadable_node_hurts_itself_and_nobody_else_until_it_is_readable() {
     assert_eq!(nodes.nodes.len(), 2);
     assert!(nodes.rejected.is_empty());
 }
+
+#[test]
+fn a_server_that_went_back_is_known_by_the_nodes_that_changed_last() {
+    let changed = Told {
+        version: 30,
+        ..node("n2")
+    };
+    let contents = followed(&[node("n1"), changed.clone(), node("n3")]);
+    let latest = contents.latest(1);
+    assert_eq!(latest, [(name("n2"), "a".to_owned(), 30)]);
+    assert_eq!(contents.latest(8).len(), 3);
+    let is_back = |read: Option<&Manifest>| Contents::is_from_before(&latest[0], read);
+    assert!(!is_back(Some(&changed.metadata())));
+    let version = |version| {
+        Told {
+            version,
+            ..node("n2")
+        }
+        .metadata()
+    };
+    assert!(!is_back(Some(&version(31))));
+    assert!(is_back(Some(&version(29))));
+    assert!(is_back(None));
+}
