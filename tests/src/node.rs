@@ -239,6 +239,10 @@ impl Node {
     /// # Errors
     /// ip's or the file system's.
     pub fn set_pod_cidrs(&self, cidrs: Vec<IpNet>) -> Result<()> {
+        // A controller may give those that it has: ip(8) would say that they are there.
+        if self.manifest().pod_cidrs == cidrs {
+            return Ok(());
+        }
         let mut lines = vec!["address flush dev cni0 scope global".to_owned()];
         lines.extend(cidrs.iter().map(|cidr| bridge_line(*cidr)));
         self.namespace().ip(&lines)?;
