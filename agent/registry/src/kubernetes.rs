@@ -15,6 +15,7 @@ use kube::core::Request;
 use parking_lot::Mutex;
 use podwire_core::node::{Node, NodeName};
 use podwire_core::record::ANNOTATION_PREFIX;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -134,14 +135,8 @@ impl Kubernetes {
         if held == *annotations {
             return Ok(Published::Unchanged);
         }
-        let client = self.0.client().await?;
-        let not_taken = |failure| PublishError::NotTaken {
-            node: own.clone(),
-            failure,
-        };
-        let request = publication(own, uid, annotations, &held)
-            .map_err(|error| not_taken(Failure::Other(error.to_string())))?;
-        match within(client.request::<Manifest>(request)).await {
+        let request = publication(own, uid, annotations, &held);
+        match self.ask::<Manifest>(own, request).await {
             Ok(object) => {
                 // Before the watch tells it: else the next pass would write it again.
                 let now = Instant::now();
@@ -149,10 +144,11 @@ impl Kubernetes {
                 self.0.tell();
                 Ok(Published::Written)
             }
-            Err(Failure::Missing(_) | Failure::Conflict(_)) => {
-                Err(PublishError::Replaced(own.clone(), uid.to_owned()))
-            }
-            Err(failure) => Err(not_taken(failure)),
+            Err(PublishError::NotTaken {
+                failure: Failure::Missing(_) | Failure::Conflict(_),
+                ..
+            }) => Err(PublishError::Replaced(own.clone(), uid.to_owned())),
+            Err(error) => Err(error),
         }
     }
 
@@ -161,17 +157,10 @@ impl Kubernetes {
     /// # Errors
     /// Typed; nothing is written then.
     pub async fn tell(&self, own: &NodeName, uid: &str, event: &Event) -> Result<(), PublishError> {
-        let client = self.0.client().await?;
-        let not_taken = |failure| PublishError::NotTaken {
-            node: own.clone(),
-            failure,
-        };
         let body = event_object(own, uid, event, jiff::Timestamp::now());
-        let request = Request::new(EVENTS)
-            .create(&PostParams::default(), body.to_string().into_bytes())
-            .map_err(|error| not_taken(Failure::Other(error.to_string())))?;
-        let answer: Result<serde_json::Value, Failure> = within(client.request(request)).await;
-        answer.map(drop).map_err(not_taken)
+        let request =
+            Request::new(EVENTS).create(&PostParams::default(), body.to_string().into_bytes());
+        self.ask::<IgnoredAny>(own, request).await.map(drop)
     }
 
     /// Whether the own Node's condition NetworkUnavailable is False; `None` until it was read.
@@ -185,23 +174,31 @@ impl Kubernetes {
     /// # Errors
     /// Typed; nothing is written then.
     pub async fn set_network_available(&self, own: &NodeName) -> Result<(), PublishError> {
-        let client = self.0.client().await?;
-        let not_taken = |failure| PublishError::NotTaken {
-            node: own.clone(),
-            failure,
-        };
         let patch = Patch::Strategic(condition(jiff::Timestamp::now()));
         let parameters = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        let request = Request::new(NODES)
-            .patch_subresource("status", own.as_str(), &parameters, &patch)
-            .map_err(|error| not_taken(Failure::Other(error.to_string())))?;
-        let answer: Result<serde_json::Value, Failure> = within(client.request(request)).await;
-        answer.map_err(not_taken)?;
+        let request =
+            Request::new(NODES).patch_subresource("status", own.as_str(), &parameters, &patch);
+        self.ask::<IgnoredAny>(own, request).await?;
         self.0.contents.lock().network_made_available();
         Ok(())
+    }
+
+    /// The answer to a request that publishes something of the own Node.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        own: &NodeName,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<T, PublishError> {
+        let not_taken = |failure| PublishError::NotTaken {
+            node: own.clone(),
+            failure,
+        };
+        let request = request.map_err(|error| not_taken(Failure::Other(error.to_string())))?;
+        let client = self.0.client().await?;
+        within(client.request(request)).await.map_err(not_taken)
     }
 }
 

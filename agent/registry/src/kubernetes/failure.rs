@@ -5,24 +5,13 @@ use std::time::Duration;
 use kube::core::Status;
 
 use super::access::{AccessError, chain, without_secrets};
+use crate::refusals::printable;
 
 /// Longest text of the other end that is repeated, in characters.
 const MESSAGE_LENGTH_MAX: usize = 400;
 
 /// The field that cannot be changed: a request that names another one means another Node.
 const UID_FIELD: &str = "metadata.uid";
-
-/// One line that a terminal can be shown, whoever wrote it.
-fn printable(text: &str) -> String {
-    let shown = |character: char| {
-        if character.is_control() {
-            ' '
-        } else {
-            character
-        }
-    };
-    text.chars().take(MESSAGE_LENGTH_MAX).map(shown).collect()
-}
 
 /// A request that failed. Each is one clear sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +22,7 @@ pub enum Failure {
     /// 401 or 403: credentials or permissions do not suffice.
     #[error("the API server denies it ({0}): check token, RBAC and admission policies")]
     Denied(String),
-    /// 429, 503 or 504: later.
+    /// 429 or 5xx: later.
     #[error("the API server is busy ({message})")]
     Busy {
         /// What it says.
@@ -96,7 +85,7 @@ impl From<&Status> for Failure {
         let message = if status.message.is_empty() {
             format!("HTTP {}", status.code)
         } else {
-            printable(&status.message)
+            printable(&status.message, MESSAGE_LENGTH_MAX)
         };
         let causes = status.details.iter().flat_map(|details| &details.causes);
         let is_other_node = causes.into_iter().any(|cause| cause.field == UID_FIELD);
