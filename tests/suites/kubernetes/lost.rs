@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
-use k8s_openapi::api::core::v1::Node;
-use kube::Api;
 use podwire_testbed::agent_view::{CONVERGENCE, status, wait_status, wait_whole};
 use podwire_testbed::control_plane::{
     AGENT_USER, API_PORT, Server, WITHOUT_WATCH_LIST, kubelet_token,
 };
 use podwire_testbed::suite::{Context, Test};
-use podwire_testbed::{ControlPlane, Testbed, until};
+use podwire_testbed::{ControlPlane, Node, Testbed, until};
 
 use crate::scene::{
     Flows, annotation, cluster, join, mesh, move_node_3, topology, wait_followed, wait_lost,
@@ -209,14 +207,14 @@ const CROWD: usize = 48;
 
 fn too_many_requests(context: &Context) -> Result<()> {
     let (bed, cluster) = mesh(context)?;
-    let flows = Flows::start(&bed, PAIRS)?;
+    let flows = Flows::start(&bed, &[(1, 2)])?;
     cluster.set_api_server_arguments(ONE_AT_A_TIME);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let crowd = scope.spawn(|| crowd(&cluster, &stop));
         let refused = cluster
             .restart_server(Server::ApiServer)
-            .and_then(|()| wait_refused(&cluster))
+            .and_then(|()| refuse(&cluster, bed.node(3)))
             .and_then(|()| flows.go_on(10));
         stop.store(true, Ordering::Relaxed);
         crowd
@@ -225,6 +223,7 @@ fn too_many_requests(context: &Context) -> Result<()> {
         refused
     })?;
     wait_followed(&bed)?;
+    wait_whole(&bed)?;
     flows.lost_nothing()?;
     move_node_3(&bed, &cluster, 50)
 }
@@ -232,19 +231,28 @@ fn too_many_requests(context: &Context) -> Result<()> {
 /// Asks without a pause, whatever the answer.
 fn crowd(cluster: &ControlPlane, stop: &AtomicBool) -> Result<()> {
     let client = cluster.client_as(&kubelet_token("node-1"))?;
-    let nodes: Api<Node> = Api::all(client);
     let asks = (0..CROWD).map(|_| async {
         while !stop.load(Ordering::Relaxed) {
+            let request = http::Request::get("/api/v1/nodes/node-1").body(Vec::new());
             // Refusals are what it is for.
-            drop(nodes.get("node-1").await);
+            if let Ok(request) = request {
+                drop(client.request_text(request).await);
+            }
         }
     });
     cluster.run(join_all(asks));
     Ok(())
 }
 
-fn wait_refused(cluster: &ControlPlane) -> Result<()> {
+/// Starts the agent of this node until an agent was refused for the crowd: which of the requests
+/// find the server taken is chance.
+fn refuse(cluster: &ControlPlane, node: &Node) -> Result<()> {
     until(CONVERGENCE, "an agent to be refused for the crowd", || {
+        node.kill_agent()?;
+        node.start_agent()?;
+        wait_status(node, "an answer or none", |status| {
+            status.registry.synchronised || status.registry.lost.is_some()
+        })?;
         let requests = cluster.audit()?;
         let mut of_agents = requests.iter().filter(|request| request.user == AGENT_USER);
         ensure!(of_agents.any(|request| request.code == 429), "none was");
