@@ -67,8 +67,9 @@ deny: ## Licences, sources and duplicate crates of every dependency (needs cargo
 	cargo-deny --offline check licenses bans sources
 
 .PHONY: soak
-soak: build ## What takes longer than a test may; its results go to tests/results
+soak: build servers ## What takes longer than a test may; its results go to tests/results (needs Go)
 	$(LONG) --test soak
+	PODWIRE_SOAK=1 $(LONG) --test kubernetes -- an_agent_among_thousands
 	PODWIRE_SOAK=1 $(LONG) --test faults --test healing --test attacks --test chaos
 	$(MAKE) fuzz
 

@@ -265,6 +265,19 @@ impl Device {
             .collect()
     }
 
+    /// The same of those with a session, or a handshake on its way, alone: in a large mesh they
+    /// are few.
+    #[must_use]
+    pub fn peers_in_use(&self, now: Instant) -> Vec<PeerStatus> {
+        let table = self.table.load();
+        let is_in_use = |peer: &&Arc<Peer>| {
+            let mut lanes = peer.state.lanes.iter();
+            lanes.any(|lane| lane.lock().set.is_some())
+        };
+        let in_use = table.peers().filter(is_in_use);
+        in_use.map(|peer| self.peer_status(peer, now)).collect()
+    }
+
     fn peer_status(&self, peer: &Peer, now: Instant) -> PeerStatus {
         let lanes: Vec<_> = (0..peer.lanes)
             .map(|lane| {

@@ -14,6 +14,7 @@ use podwire_core::mesh::{DesiredMesh, Incumbents, OwnNode, Pair};
 use podwire_core::node::{Node, NodeName};
 use podwire_core::record::{Mode, Record};
 use podwire_core::underlay_links::UnderlayLinks;
+use podwire_dataplane::PeerStatus;
 use podwire_registry::nodes::Nodes;
 use podwire_registry::registry::Registry;
 use tokio::sync::watch;
@@ -37,6 +38,7 @@ use crate::control::obstacles::Obstacles;
 use crate::control::problems::Problems;
 use crate::control::publishing::Publishing;
 use crate::control::registry::{self, Opened};
+use crate::control::show::OfNodes;
 use crate::control::status::ReconcileStatus;
 use crate::control::write_budget::WriteBudget;
 use crate::netlink::{self, Netlink, Watch};
@@ -101,6 +103,7 @@ pub(crate) struct Agent {
     /// Where peers were found when the last pass began.
     pub(super) in_use: BTreeSet<IpAddr>,
     pub(super) shown: ShownHandle,
+    pub(super) of_nodes: OfNodes,
     pub(super) progress: ReconcileStatus,
     pub(super) problems: Problems,
     pub(super) events: Events,
@@ -109,6 +112,8 @@ pub(crate) struct Agent {
     /// Whether the guard table is in force, as of the last pass.
     pub(super) guarded: bool,
     snapshot_kept: Option<Instant>,
+    /// Whether nodes or incumbents may differ from the snapshot on disk.
+    has_news_to_keep: bool,
     /// When the last pass began.
     pub(super) passed: Instant,
     /// Whether a whole pass over synchronised nodes has succeeded.
@@ -178,6 +183,7 @@ impl Agent {
             mesh: None,
             in_use: BTreeSet::new(),
             shown: ShownHandle::default(),
+            of_nodes: OfNodes::default(),
             progress: ReconcileStatus::default(),
             problems: Problems::default(),
             events: Events::default(),
@@ -185,6 +191,7 @@ impl Agent {
             registry_writes: 0,
             guarded,
             snapshot_kept: None,
+            has_news_to_keep: true,
             passed: Instant::now(),
             converged: false,
             ready: false,
@@ -244,6 +251,7 @@ impl Agent {
     /// Takes over what the registry told last.
     pub(super) fn take_nodes(&mut self) {
         let told = self.nodes_receiver.borrow_and_update().clone();
+        self.has_news_to_keep = true;
         self.nodes = if told.nodes.is_empty() && !told.is_synchronised() {
             // Before the registry has told anything, the snapshot is what is known.
             Arc::new(Nodes {
@@ -355,7 +363,8 @@ impl Agent {
 
     /// Between two wake-ups: keeps what must survive a crash, and tries again what failed.
     pub(crate) async fn housekeep(&mut self) -> anyhow::Result<()> {
-        self.remember_incumbents();
+        let in_use = self.peers_in_use();
+        self.remember_incumbents(&in_use);
         let kept = self.keep_stamp().and_then(|()| self.keep_snapshot());
         self.problems
             .state
@@ -366,7 +375,7 @@ impl Agent {
         let is_lacking = self.nodes.is_synchronised() && !self.converged;
         if is_lacking || self.problems.any() {
             self.reconcile(Cause::Retry).await?;
-        } else if self.is_peer_elsewhere() {
+        } else if self.is_peer_elsewhere(&endpoints_in_use(&in_use)) {
             self.reconcile(Cause::Endpoint).await?;
         } else if self.passed.elapsed() >= VERIFY_INTERVAL {
             self.reconcile(Cause::Verify).await?;
@@ -385,19 +394,22 @@ impl Agent {
         Ok(())
     }
 
-    /// At which addresses the data plane has found peers.
-    pub(super) fn endpoints_in_use(&self) -> BTreeSet<IpAddr> {
+    /// The peers with which the data plane has to do at the moment.
+    pub(super) fn peers_in_use(&self) -> Vec<PeerStatus> {
         self.data_plane
             .as_ref()
-            .map(|data_plane| endpoints_in_use(&data_plane.device().peers(Instant::now())))
+            .map(|data_plane| data_plane.device().peers_in_use(Instant::now()))
             .unwrap_or_default()
     }
 
     /// Whether the last pass took another endpoint for the one in use of some peer.
-    fn is_peer_elsewhere(&self) -> bool {
-        self.mesh.as_ref().is_some_and(|mesh| {
-            fallbacks(mesh, &self.in_use) != fallbacks(mesh, &self.endpoints_in_use())
-        })
+    fn is_peer_elsewhere(&self, in_use: &BTreeSet<IpAddr>) -> bool {
+        // Of thousands of peers hardly any moves in half a second.
+        *in_use != self.in_use
+            && self
+                .mesh
+                .as_ref()
+                .is_some_and(|mesh| fallbacks(mesh, &self.in_use) != fallbacks(mesh, in_use))
     }
 
     /// Remembers the highest TAI64N stamp that peers may have seen; a clock that went back behind
@@ -422,26 +434,25 @@ impl Agent {
         Ok(())
     }
 
-    fn remember_incumbents(&mut self) {
-        let (Some(data_plane), Some(mesh)) = (&self.data_plane, &self.mesh) else {
+    fn remember_incumbents(&mut self, in_use: &[PeerStatus]) {
+        let (Some(_), Some(mesh)) = (&self.data_plane, &self.mesh) else {
             return;
         };
-        let confirmed: BTreeMap<NodeName, PublicKey> = data_plane
-            .device()
-            .peers(Instant::now())
-            .into_iter()
-            .filter_map(|peer| Some((peer.name, peer.lanes.first()?.confirmed_key?)))
-            .collect();
-        self.count_peers_up(mesh.as_ref(), &confirmed);
-        self.incumbents =
-            incumbents::with_confirmed(std::mem::take(&mut self.incumbents), mesh, |name| {
-                confirmed.get(name).copied()
-            });
+        let confirmed = in_use
+            .iter()
+            .filter_map(|peer| Some((&peer.name, peer.lanes.first()?.confirmed_key?)));
+        self.count_peers_up(mesh.as_ref(), confirmed.clone());
+        self.has_news_to_keep |= incumbents::confirm(&mut self.incumbents, mesh, confirmed);
     }
 
-    fn count_peers_up(&self, mesh: &DesiredMesh, confirmed: &BTreeMap<NodeName, PublicKey>) {
-        let up = mesh.peers.iter().filter(|(name, peer)| {
-            matches!(peer.pair, Pair::Encrypted(_)) && confirmed.contains_key(*name)
+    fn count_peers_up<'a>(
+        &self,
+        mesh: &DesiredMesh,
+        confirmed: impl Iterator<Item = (&'a NodeName, PublicKey)>,
+    ) {
+        let up = confirmed.filter(|(name, _)| {
+            let peer = mesh.peers.get(*name);
+            peer.is_some_and(|peer| matches!(peer.pair, Pair::Encrypted(_)))
         });
         let peers_up = &self.shown.peers_up;
         peers_up.store(up.count(), std::sync::atomic::Ordering::Relaxed);
@@ -452,7 +463,7 @@ impl Agent {
         let due = self
             .snapshot_kept
             .is_none_or(|at| at.elapsed() >= SNAPSHOT_INTERVAL);
-        if due && self.nodes.is_synchronised() {
+        if due && self.has_news_to_keep && self.nodes.is_synchronised() {
             let mut nodes = self.nodes.nodes.clone();
             if let Some(own) = &self.own_known {
                 nodes
@@ -460,6 +471,7 @@ impl Agent {
                     .or_insert_with(|| Arc::clone(own));
             }
             self.state.keep_snapshot(&nodes, &self.incumbents)?;
+            self.has_news_to_keep = false;
             self.snapshot_kept = Some(Instant::now());
         }
         Ok(())

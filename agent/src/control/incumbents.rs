@@ -22,14 +22,19 @@ pub(crate) fn remaining(before: &Incumbents, nodes: &Nodes) -> Incumbents {
         .collect()
 }
 
-/// The incumbents after these handshakes: a node whose peer in force has completed one is added.
-/// `confirmed` says under which key the data plane has a session with the peer.
-pub(crate) fn with_confirmed(
-    mut incumbents: Incumbents,
+/// Takes in these handshakes: a node whose peer in force has completed one becomes an incumbent.
+/// `confirmed` has the keys under which the data plane has a session with a peer. Returns whether an
+/// incumbent is new or another one.
+pub(crate) fn confirm<'a>(
+    incumbents: &mut Incumbents,
     mesh: &DesiredMesh,
-    confirmed: impl Fn(&NodeName) -> Option<PublicKey>,
-) -> Incumbents {
-    for (name, peer) in &mesh.peers {
+    confirmed: impl Iterator<Item = (&'a NodeName, PublicKey)>,
+) -> bool {
+    let mut is_changed = false;
+    for (name, key) in confirmed {
+        let Some(peer) = mesh.peers.get(name) else {
+            continue;
+        };
         let Pair::Encrypted(pair) = &peer.pair else {
             continue;
         };
@@ -37,19 +42,21 @@ pub(crate) fn with_confirmed(
             continue;
         };
         // A session under a key that was replaced proves nothing about the one that is claimed now.
-        if confirmed(name) == Some(lane.key) {
-            incumbents.insert(
-                name.clone(),
-                Incumbent {
-                    uid: peer.uid.clone(),
-                    public_key: lane.key,
-                    other_lanes: others.iter().map(|other| other.key).collect(),
-                    pod_cidrs: peer.pod_cidrs.clone(),
-                },
-            );
+        if lane.key != key {
+            continue;
+        }
+        let next = Incumbent {
+            uid: peer.uid.clone(),
+            public_key: lane.key,
+            other_lanes: others.iter().map(|other| other.key).collect(),
+            pod_cidrs: peer.pod_cidrs.clone(),
+        };
+        if incumbents.get(name) != Some(&next) {
+            incumbents.insert(name.clone(), next);
+            is_changed = true;
         }
     }
-    incumbents
+    is_changed
 }
 
 #[cfg(test)]
@@ -119,27 +126,41 @@ mod tests {
         desired_mesh(&nodes.nodes, &own, &Incumbents::new(), &policy)
     }
 
+    fn confirmed(mut before: Incumbents, nodes: &Nodes, key: Option<PublicKey>) -> Incumbents {
+        let name = "node-2".parse().expect("name");
+        let keys = key.iter().map(|key| (&name, *key));
+        confirm(&mut before, &mesh(nodes), keys);
+        before
+    }
+
     #[test]
     fn only_a_completed_handshake_makes_an_incumbent() {
         let nodes = nodes(&[peer("a")]);
-        let none = with_confirmed(Incumbents::new(), &mesh(&nodes), |_| None);
-        assert!(none.is_empty());
-        let one = with_confirmed(none, &mesh(&nodes), |_| Some(key(2)));
-        assert_eq!(one.len(), 1);
+        assert!(confirmed(Incumbents::new(), &nodes, None).is_empty());
+        assert_eq!(confirmed(Incumbents::new(), &nodes, Some(key(2))).len(), 1);
+    }
+
+    #[test]
+    fn a_session_that_goes_on_is_no_news() {
+        let nodes = nodes(&[peer("a")]);
+        let (mesh, name) = (mesh(&nodes), "node-2".parse().expect("name"));
+        let mut incumbents = Incumbents::new();
+        let mut confirm = || confirm(&mut incumbents, &mesh, [(&name, key(2))].into_iter());
+        assert!(confirm());
+        assert!(!confirm());
     }
 
     #[test]
     fn a_session_under_another_key_makes_no_incumbent() {
         let nodes = nodes(&[peer("a")]);
-        let none = with_confirmed(Incumbents::new(), &mesh(&nodes), |_| Some(key(3)));
-        assert!(none.is_empty());
+        assert!(confirmed(Incumbents::new(), &nodes, Some(key(3))).is_empty());
     }
 
     #[test]
     fn an_incumbent_is_forgotten_with_its_node_and_not_with_its_session() {
         let before = nodes(&[peer("a")]);
-        let known = with_confirmed(Incumbents::new(), &mesh(&before), |_| Some(key(2)));
-        let idle = with_confirmed(remaining(&known, &before), &mesh(&before), |_| None);
+        let known = confirmed(Incumbents::new(), &before, Some(key(2)));
+        let idle = confirmed(remaining(&known, &before), &before, None);
         assert_eq!(idle, known);
         let again = nodes(&[peer("b")]);
         assert!(remaining(&known, &again).is_empty());

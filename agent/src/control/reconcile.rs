@@ -20,6 +20,7 @@ use super::cipher;
 use super::closing::{closes_without_a_table, is_guard, is_guard_unread, needs_data_plane};
 use super::contradictions::{self, Contradiction};
 use super::data_plane::{DataPlane, DataPlaneInputs};
+use super::endpoints_in_use::endpoints_in_use;
 use super::forwarding;
 use super::mode::ModeDecision;
 use super::reopened::reopened;
@@ -61,6 +62,7 @@ impl Agent {
             && self.publishing.is_none()
             && !self.problems.any();
         self.ready |= self.converged;
+        self.look_at_nodes();
         self.show();
         Ok(())
     }
@@ -92,7 +94,7 @@ impl Agent {
         self.problems
             .forwarding
             .put(forwarding::problem(&own.pod_cidrs));
-        self.in_use = self.endpoints_in_use();
+        self.in_use = endpoints_in_use(&self.peers_in_use());
         let mut underlay = self.netlink.underlay(underlay_addresses(&mesh)).await?;
         for (address, path) in &mut underlay {
             path.in_use = self.in_use.contains(address);

@@ -1,5 +1,6 @@
 //! What the last pass tells the admin side.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,17 +10,35 @@ use podwire_registry::nodes::Synchronisation;
 use super::agent::Agent;
 use super::mode::ModeDecision;
 use super::refusals::{refusals, tell};
-use super::status::{API_VERSION, DeviceStatus, PeerCounts, RegistryStatus, Status};
+use super::status::{API_VERSION, DeviceStatus, PeerCounts, Refused, RegistryStatus, Status};
 
 /// Obstacles that are named: each is a series of a metric too.
 const OBSTACLES_MAX: usize = 20;
 
+/// What status says of all the nodes: it changes with a pass alone, and takes long with thousands
+/// of them.
+#[derive(Debug, Default)]
+pub(super) struct OfNodes {
+    refusals: BTreeMap<String, Refused>,
+    peers: PeerCounts,
+    plaintext: Vec<String>,
+}
+
 impl Agent {
+    /// What the last pass has made of the nodes.
+    pub(super) fn look_at_nodes(&mut self) {
+        let refusals = refusals(&self.nodes, &self.went_back, self.mesh.as_deref());
+        tell(&self.of_nodes.refusals, &refusals);
+        self.of_nodes = OfNodes {
+            refusals,
+            peers: self.peer_counts(),
+            plaintext: self.plaintext(),
+        };
+    }
+
     /// Replaces the shown status.
     pub(super) fn show(&self) {
         let encrypted = self.data_plane.is_some();
-        let refusals = refusals(&self.nodes, &self.went_back, self.mesh.as_deref());
-        tell(&self.shown.status.load().refusals, &refusals);
         let mut problems = self.problems.list();
         if !self.nodes.is_synchronised()
             && self.mesh.as_ref().is_none_or(|mesh| mesh.peers.is_empty())
@@ -60,8 +79,11 @@ impl Agent {
                 .unwrap_or_default(),
             device: self.device_status(),
             registry: self.registry_status(),
-            peers: self.peer_counts(),
-            refusals,
+            peers: PeerCounts {
+                up: self.shown.peers_up.load(Ordering::Relaxed),
+                ..self.of_nodes.peers.clone()
+            },
+            refusals: self.of_nodes.refusals.clone(),
             unroutable: self
                 .shown
                 .unroutable
@@ -69,7 +91,7 @@ impl Agent {
                 .iter()
                 .map(|(name, reason)| (name.to_string(), reason.to_string()))
                 .collect(),
-            plaintext: self.plaintext(),
+            plaintext: self.of_nodes.plaintext.clone(),
             obstacles,
             obstacles_total,
             reconcile: self.progress.clone(),
@@ -112,7 +134,6 @@ impl Agent {
                 Pair::Closed(_) => counts.closed += 1,
             }
         }
-        counts.up = self.shown.peers_up.load(Ordering::Relaxed);
         counts
     }
 

@@ -3,6 +3,7 @@
 //! A lost or damaged snapshot costs time, not safety: the guards cover the whole cluster CIDR
 //! anyhow.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use podwire_core::mesh::{Incumbent, Incumbents};
 use podwire_core::node::{Node, NodeName};
 use podwire_registry::atomic_file;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::StateError;
 use super::folder::{self, FILE_MODE};
@@ -34,31 +35,87 @@ pub(crate) struct Snapshot {
     pub(crate) incumbents: Incumbents,
 }
 
-/// As it is on disk.
-#[derive(Serialize, Deserialize)]
+/// As it is read from disk.
+#[derive(Deserialize)]
 struct SnapshotFile {
+    #[serde(rename = "version")]
+    _version: u64,
+    nodes: BTreeMap<String, NodeEntry<'static>>,
+    incumbents: BTreeMap<String, IncumbentEntry<'static>>,
+}
+
+/// As it is written: entries are made one by one, for thousands of them at once are half as much
+/// memory as the mesh itself.
+#[derive(Serialize)]
+struct WrittenFile<'a> {
     version: u64,
-    nodes: BTreeMap<String, NodeEntry>,
-    incumbents: BTreeMap<String, IncumbentEntry>,
+    #[serde(serialize_with = "node_entries")]
+    nodes: &'a BTreeMap<NodeName, Arc<Node>>,
+    #[serde(serialize_with = "incumbent_entries")]
+    incumbents: &'a Incumbents,
 }
 
 #[derive(Serialize, Deserialize)]
-struct NodeEntry {
-    uid: String,
+struct NodeEntry<'a> {
+    uid: Cow<'a, str>,
     created: i64,
     pod_cidrs: Vec<String>,
-    addresses: Vec<IpAddr>,
-    annotations: BTreeMap<String, String>,
+    addresses: Cow<'a, [IpAddr]>,
+    annotations: Cow<'a, BTreeMap<String, String>>,
     #[serde(default)]
     is_record_unread: bool,
 }
 
 #[derive(Serialize, Deserialize)]
-struct IncumbentEntry {
-    uid: String,
+struct IncumbentEntry<'a> {
+    uid: Cow<'a, str>,
     public_key: String,
     other_lanes: Vec<String>,
     pod_cidrs: Vec<String>,
+}
+
+impl<'a> From<&'a Node> for NodeEntry<'a> {
+    fn from(node: &'a Node) -> Self {
+        Self {
+            uid: Cow::Borrowed(&node.uid),
+            created: node.created,
+            pod_cidrs: texts(&node.pod_cidrs),
+            addresses: Cow::Borrowed(&node.addresses),
+            annotations: Cow::Borrowed(&node.annotations),
+            is_record_unread: node.is_record_unread,
+        }
+    }
+}
+
+impl<'a> From<&'a Incumbent> for IncumbentEntry<'a> {
+    fn from(incumbent: &'a Incumbent) -> Self {
+        Self {
+            uid: Cow::Borrowed(&incumbent.uid),
+            public_key: incumbent.public_key.to_string(),
+            other_lanes: texts(&incumbent.other_lanes),
+            pod_cidrs: texts(&incumbent.pod_cidrs),
+        }
+    }
+}
+
+fn node_entries<S: Serializer>(
+    nodes: &&BTreeMap<NodeName, Arc<Node>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let entries = nodes.iter();
+    serializer.collect_map(entries.map(|(name, of)| (name.as_str(), NodeEntry::from(&**of))))
+}
+
+fn incumbent_entries<S: Serializer>(
+    incumbents: &&Incumbents,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let entries = incumbents.iter();
+    serializer.collect_map(entries.map(|(name, of)| (name.as_str(), IncumbentEntry::from(of))))
+}
+
+fn texts(values: &[impl ToString]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
 }
 
 impl Snapshot {
@@ -74,47 +131,13 @@ impl Snapshot {
 
     pub(super) fn write(&self, folder: &Path) -> Result<(), StateError> {
         let path = folder.join(FILE);
-        let text = serde_json::to_vec(&self.to_file())
-            .map_err(|error| StateError::damaged(&path, error))?;
-        Ok(atomic_file::replace(&path, &text, FILE_MODE)?)
-    }
-
-    fn to_file(&self) -> SnapshotFile {
-        let node = |node: &Node| NodeEntry {
-            uid: node.uid.clone(),
-            created: node.created,
-            pod_cidrs: node.pod_cidrs.iter().map(ToString::to_string).collect(),
-            addresses: node.addresses.clone(),
-            annotations: node.annotations.clone(),
-            is_record_unread: node.is_record_unread,
-        };
-        let incumbent = |incumbent: &Incumbent| IncumbentEntry {
-            uid: incumbent.uid.clone(),
-            public_key: incumbent.public_key.to_string(),
-            other_lanes: incumbent
-                .other_lanes
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            pod_cidrs: incumbent
-                .pod_cidrs
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-        };
-        SnapshotFile {
+        let file = WrittenFile {
             version: VERSION,
-            nodes: self
-                .nodes
-                .iter()
-                .map(|(name, of)| (name.to_string(), node(of)))
-                .collect(),
-            incumbents: self
-                .incumbents
-                .iter()
-                .map(|(name, of)| (name.to_string(), incumbent(of)))
-                .collect(),
-        }
+            nodes: &self.nodes,
+            incumbents: &self.incumbents,
+        };
+        let text = serde_json::to_vec(&file).map_err(|error| StateError::damaged(&path, error))?;
+        Ok(atomic_file::replace(&path, &text, FILE_MODE)?)
     }
 
     fn from_file(file: SnapshotFile) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
@@ -128,18 +151,18 @@ impl Snapshot {
                 .collect::<Result<_, _>>()?;
             let node = Node {
                 name: name.clone(),
-                uid: entry.uid,
+                uid: entry.uid.into_owned(),
                 created: entry.created,
                 pod_cidrs,
-                addresses: entry.addresses,
-                annotations: entry.annotations,
+                addresses: entry.addresses.into_owned(),
+                annotations: entry.annotations.into_owned(),
                 is_record_unread: entry.is_record_unread,
             };
             snapshot.nodes.insert(name, Arc::new(node));
         }
         for (name, entry) in file.incumbents {
             let incumbent = Incumbent {
-                uid: entry.uid,
+                uid: entry.uid.into_owned(),
                 public_key: entry.public_key.parse()?,
                 other_lanes: entry
                     .other_lanes
