@@ -91,7 +91,7 @@ bench-micro: setup ## What lookup, the packet's path, records and plans cost, wi
 	$(CARGO) bench --locked -p podwire-benches --bench micro -- $(BENCH)
 
 .PHONY: check-performance
-check-performance: build ## Every promised percentage and duration, measured, into tests/results
+check-performance: build servers ## Every promised percentage and duration, measured, into tests/results (needs Go)
 	$(LONG) --test performance
 	$(BENCHES) --impl plain,podwire,wireguard-go --measure tcp,udp,rtt --output tests/results/benchmarks
 	$(BENCHES) promises tests/results/benchmarks

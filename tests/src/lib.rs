@@ -38,6 +38,7 @@ mod impair;
 mod interface;
 mod iperf;
 pub mod kernel_state;
+pub mod kubernetes_mesh;
 pub mod leftovers;
 mod link;
 pub mod matrix;

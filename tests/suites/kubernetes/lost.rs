@@ -8,11 +8,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
 use podwire_testbed::agent_view::{CONVERGENCE, status, wait_status, wait_whole};
-use podwire_testbed::control_plane::{
-    AGENT_USER, API_PORT, Server, WITHOUT_WATCH_LIST, kubelet_token,
-};
+use podwire_testbed::control_plane::{AGENT_USER, Server, WITHOUT_WATCH_LIST, kubelet_token};
 use podwire_testbed::suite::{Context, Test};
-use podwire_testbed::{ControlPlane, Node, Testbed, until};
+use podwire_testbed::{ControlPlane, Node, Testbed, kubernetes_mesh, until};
 
 use crate::scene::{
     Flows, annotation, cluster, join, mesh, move_node_3, topology, wait_followed, wait_lost,
@@ -160,17 +158,11 @@ fn without_watch_list(context: &Context) -> Result<()> {
     flows.lost_nothing()
 }
 
-/// Drops what is for the API server and what it says, without a word.
 fn black_hole(context: &Context) -> Result<()> {
     let (bed, cluster) = mesh(context)?;
     let flows = Flows::start(&bed, PAIRS)?;
     let router = bed.underlay().namespace();
-    router.nft(&format!(
-        "table inet hole {{
-            chain in {{ type filter hook input priority 0; iifname != lo tcp dport {API_PORT} drop; }}
-            chain out {{ type filter hook output priority 0; oifname != lo tcp sport {API_PORT} drop; }}
-        }}"
-    ))?;
+    router.nft(&kubernetes_mesh::black_hole())?;
     wait_lost(&bed)?;
     flows.go_on(10)?;
     router.nft("delete table inet hole")?;

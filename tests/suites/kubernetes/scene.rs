@@ -1,55 +1,16 @@
-//! What most tests begin with: a cluster with its policies, and nodes that have joined it.
-
-use std::sync::Arc;
+//! What these tests do and wait for.
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::agent_view::{CONVERGENCE, peer, wait_status, wait_whole};
+use podwire_testbed::agent_view::{CONVERGENCE, peer, wait_whole};
 use podwire_testbed::control_plane::{AGENT_USER, AuditEvent};
-use podwire_testbed::suite::Context;
-use podwire_testbed::{ControlPlane, IpVersion, Testbed, Topology, UdpCounter, until};
+use podwire_testbed::{ControlPlane, IpVersion, Testbed, UdpCounter, until};
+
+pub(crate) use podwire_testbed::kubernetes_mesh::{
+    cluster, join, mesh, topology, wait_followed, wait_lost,
+};
 
 /// Datagrams a second of each flow: any gap of a few milliseconds shows.
 const RATE: u32 = 100;
-
-/// Nodes of one pod each and one lane.
-pub(crate) fn topology(nodes: u8) -> Topology {
-    Topology::new()
-        .nodes(nodes)
-        .pods_per_node(1)
-        .agent_arguments(&["--lanes", "1"])
-}
-
-/// A control plane with what `deploy/base` has, and a network whose nodes have not joined.
-pub(crate) fn cluster(
-    context: &Context,
-    topology: &Topology,
-) -> Result<(Arc<Testbed>, ControlPlane)> {
-    let bed = context.testbed(topology)?;
-    let cluster = ControlPlane::start(&bed, &[])?;
-    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/base");
-    cluster.kubectl(&["apply", "-k", base], "")?;
-    Ok((bed, cluster))
-}
-
-/// These nodes join and their agents start.
-pub(crate) fn join(bed: &Testbed, cluster: &ControlPlane, numbers: &[u8]) -> Result<()> {
-    for number in numbers {
-        let node = bed.node(*number);
-        cluster.join(node)?;
-        node.start_agent()?;
-    }
-    numbers
-        .iter()
-        .try_for_each(|number| bed.node(*number).wait_ready())
-}
-
-/// Three nodes whose pods reach each other.
-pub(crate) fn mesh(context: &Context) -> Result<(Arc<Testbed>, ControlPlane)> {
-    let (bed, cluster) = cluster(context, &topology(3))?;
-    join(&bed, &cluster, &[1, 2, 3])?;
-    wait_whole(&bed)?;
-    Ok((bed, cluster))
-}
 
 /// An annotation of a Node, as the API has it.
 pub(crate) fn annotation(cluster: &ControlPlane, node: &str, key: &str) -> Result<String> {
@@ -75,22 +36,6 @@ pub(crate) fn wait_records(cluster: &ControlPlane, number: usize) -> Result<()> 
         writes.retain(|write| write.resource == "nodes");
         ensure!(writes.len() == number, "{writes:?}");
         Ok(())
-    })
-}
-
-/// Waits until every agent follows the API server.
-pub(crate) fn wait_followed(bed: &Testbed) -> Result<()> {
-    bed.nodes().iter().try_for_each(|node| {
-        let what = "the API server to be followed";
-        wait_status(node, what, |status| status.registry.synchronised).map(drop)
-    })
-}
-
-/// Waits until every agent says that it has lost the API server.
-pub(crate) fn wait_lost(bed: &Testbed) -> Result<()> {
-    bed.nodes().iter().try_for_each(|node| {
-        let what = "the API server to be lost";
-        wait_status(node, what, |status| status.registry.lost.is_some()).map(drop)
     })
 }
 

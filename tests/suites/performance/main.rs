@@ -1,6 +1,7 @@
 //! Promised percentages and durations, measured, one after the other. `make check-performance` runs
 //! it.
 
+mod api_server;
 mod clock;
 mod floods;
 mod full_speed;
@@ -13,15 +14,22 @@ mod restart;
 use std::process::ExitCode;
 
 use measure::Measure;
+use podwire_testbed::control_plane;
 
 fn main() -> ExitCode {
-    let measures: [&[Measure]; 6] = [
+    #[expect(clippy::print_stderr, reason = "the reason of the exit code")]
+    if let Err(error) = control_plane::build_servers() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    let measures: [&[Measure]; 7] = [
         healing::MEASURES,
         restart::MEASURES,
         mode::MEASURES,
         clock::MEASURES,
         outage::MEASURES,
         full_speed::MEASURES,
+        api_server::MEASURES,
     ];
     measure::run(&measures.concat(), floods::TESTS)
 }
