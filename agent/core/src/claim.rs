@@ -14,7 +14,6 @@ mod cidrs;
 mod confirmed;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -24,7 +23,7 @@ use self::confirmed::Confirmed;
 use crate::annotations;
 use crate::key::PublicKey;
 use crate::mesh::{Incumbent, Incumbents, OwnNode, Policy};
-use crate::node::{Node, NodeName};
+use crate::node::{Node, NodeName, can_be_a_node};
 use crate::record::{LaneKeys, Record};
 use crate::refusal::{Contested, Refusal};
 
@@ -230,19 +229,6 @@ fn check_addresses(node: &Node, own: &OwnNode, policy: &Policy) -> Result<(), Re
         }
     }
     Ok(())
-}
-
-/// Whether other nodes can tell this address from one of their own, or of a whole link.
-pub(crate) fn can_be_a_node(address: IpAddr) -> bool {
-    if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
-        return false;
-    }
-    match address {
-        IpAddr::V4(address) => !address.is_broadcast() && !address.is_link_local(),
-        IpAddr::V6(address) => {
-            !address.is_unicast_link_local() && address.to_ipv4_mapped().is_none()
-        }
-    }
 }
 
 /// What is taken already.

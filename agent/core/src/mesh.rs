@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::claim;
 use crate::key::PublicKey;
-use crate::node::{Node, NodeName};
+use crate::node::{Node, NodeName, can_be_a_node};
 use crate::record::{Lane, Mode, Record};
 use crate::refusal::{Contested, Refusal};
 
@@ -165,7 +165,7 @@ fn peer(node: &Node, record: Record, own: &OwnNode, policy: &Policy) -> Peer {
         uid: node.uid.clone(),
         pair: pair(&record, own, policy),
         pod_cidrs: record.pod_cidrs,
-        addresses: addresses.filter(|a| claim::can_be_a_node(*a)).collect(),
+        addresses: addresses.filter(|a| can_be_a_node(*a)).collect(),
     }
 }
 

@@ -76,3 +76,17 @@ pub struct Node {
     /// and what a handshake confirmed stays the node's own.
     pub is_record_unread: bool,
 }
+
+/// Whether other nodes can tell this address from one of their own, or of a whole link.
+#[must_use]
+pub fn can_be_a_node(address: IpAddr) -> bool {
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        return false;
+    }
+    match address {
+        IpAddr::V4(address) => !address.is_broadcast() && !address.is_link_local(),
+        IpAddr::V6(address) => {
+            !address.is_unicast_link_local() && address.to_ipv4_mapped().is_none()
+        }
+    }
+}

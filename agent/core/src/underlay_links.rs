@@ -9,9 +9,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::claim::can_be_a_node;
 use crate::kernel::Underlay;
 use crate::mesh::DesiredMesh;
+use crate::node::can_be_a_node;
 
 /// A link of this node, as observed.
 #[derive(Clone, Debug, PartialEq, Eq)]

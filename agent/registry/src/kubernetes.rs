@@ -29,6 +29,7 @@ mod access;
 mod contents;
 mod failure;
 mod follower;
+mod identity;
 mod reads;
 mod requests;
 
@@ -60,6 +61,7 @@ pub struct Kubernetes(Arc<Shared>);
 /// What the follower and a publication both work on.
 struct Shared {
     access: Access,
+    own: NodeName,
     contents: Mutex<Contents>,
     nodes: watch::Sender<Arc<Nodes>>,
     /// Made anew after each failure, from the credentials as they are on disk then.
@@ -107,7 +109,8 @@ impl Kubernetes {
         let delayed = if known.is_fresh { known.nodes.len() } else { 0 };
         let shared = Arc::new(Shared {
             access,
-            contents: Mutex::new(Contents::new(own, known.nodes)),
+            contents: Mutex::new(Contents::new(own.clone(), known.nodes)),
+            own,
             nodes,
             client: Mutex::new(None),
         });

@@ -116,6 +116,8 @@ pub(crate) struct Agent {
     has_news_to_keep: bool,
     /// When the last pass began.
     pub(super) passed: Instant,
+    /// Until then there is none for what can wait: with thousands of peers passes take long.
+    pub(super) rests_until: Instant,
     /// Whether a whole pass over synchronised nodes has succeeded.
     pub(super) converged: bool,
     /// Whether that ever was so: a node that is ready stays ready while its registry or a peer is
@@ -193,6 +195,7 @@ impl Agent {
             snapshot_kept: None,
             has_news_to_keep: true,
             passed: Instant::now(),
+            rests_until: Instant::now(),
             converged: false,
             ready: false,
         };
@@ -228,9 +231,14 @@ impl Agent {
                     None => std::future::pending().await,
                 }
             };
+            let (rests_until, nodes) = (self.rests_until, &mut self.nodes_receiver);
+            let told = async {
+                tokio::time::sleep_until(rests_until.into()).await;
+                nodes.changed().await
+            };
             tokio::select! {
                 // The watcher outlives the agent, so the sender cannot be gone.
-                Ok(()) = self.nodes_receiver.changed() => return Cause::Registry,
+                Ok(()) = told => return Cause::Registry,
                 done = published => {
                     self.published(done);
                     continue;
@@ -373,9 +381,10 @@ impl Agent {
         self.obstacles.sum_up(Instant::now());
         // A registry that is lost tells when it is back.
         let is_lacking = self.nodes.is_synchronised() && !self.converged;
-        if is_lacking || self.problems.any() {
+        let is_rested = Instant::now() >= self.rests_until;
+        if is_rested && (is_lacking || self.problems.any()) {
             self.reconcile(Cause::Retry).await?;
-        } else if self.is_peer_elsewhere(&endpoints_in_use(&in_use)) {
+        } else if is_rested && self.is_peer_elsewhere(&endpoints_in_use(&in_use)) {
             self.reconcile(Cause::Endpoint).await?;
         } else if self.passed.elapsed() >= VERIFY_INTERVAL {
             self.reconcile(Cause::Verify).await?;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use podwire_registry::nodes::Synchronisation;
 use podwire_registry::refusals::Reason;
 use podwire_registry::registry::Event;
@@ -17,6 +18,11 @@ use super::repeat_log::in_one_line;
 
 /// Least time between two Events of one reason. All agents of a mesh may have the same to tell.
 const INTERVAL: Duration = Duration::from_secs(60);
+
+/// All agents of a mesh see the same refused node: each waits up to this for every node, and no longer
+/// than this in all.
+const SPREAD_OF_A_NODE: Duration = Duration::from_millis(10);
+const SPREAD_MAX: Duration = Duration::from_secs(30);
 
 /// Losses of the registry that are shorter are not told.
 const LOSS_MIN: Duration = Duration::from_secs(60);
@@ -35,8 +41,11 @@ const REGISTRY_LOST: &str = "RegistryLost";
 pub(super) struct Events {
     told: BTreeMap<&'static str, Told>,
     lost: Option<Lost>,
-    telling: Option<JoinHandle<()>>,
+    telling: Option<JoinHandle<Option<Refused>>>,
 }
+
+/// An Event that was not taken, by its reason.
+type Refused = &'static str;
 
 #[derive(Debug)]
 struct Told {
@@ -53,6 +62,13 @@ struct Lost {
 }
 
 impl Events {
+    /// What was not taken is to be told again, though not at once.
+    fn refused(&mut self, reason: Refused) {
+        if let Some(told) = self.told.get_mut(reason) {
+            told.note = None;
+        }
+    }
+
     /// Follows whether the registry is there.
     fn follow(&mut self, state: &Synchronisation, now: Instant) {
         match (state, &mut self.lost) {
@@ -107,13 +123,24 @@ impl Events {
     }
 }
 
+/// Over how long the agents of so many nodes spread what all of them have to tell.
+fn spread(nodes: usize) -> Duration {
+    let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+    SPREAD_OF_A_NODE.saturating_mul(nodes).min(SPREAD_MAX)
+}
+
 impl Agent {
     /// Tells what there is to tell, one Event at a time, while the registry is there to take it.
     pub(super) fn tell_events(&mut self) {
         let now = Instant::now();
         self.events.follow(&self.nodes.state, now);
-        let is_busy = |telling: &JoinHandle<()>| !telling.is_finished();
-        if !self.nodes.is_synchronised() || self.events.telling.as_ref().is_some_and(is_busy) {
+        match self.events.telling.as_mut().map(FutureExt::now_or_never) {
+            Some(None) => return,
+            Some(Some(Ok(Some(reason)))) => self.events.refused(reason),
+            Some(Some(Ok(None) | Err(_))) | None => {}
+        }
+        self.events.telling = None;
+        if !self.nodes.is_synchronised() {
             return;
         }
         let Some(own) = self.own_node().cloned() else {
@@ -124,10 +151,14 @@ impl Agent {
             return;
         };
         let registry = self.registry.clone();
+        let spread = spread(self.nodes.nodes.len()).mul_f64(fastrand::f64());
         self.events.telling = Some(tokio::spawn(async move {
-            if let Err(error) = registry.tell(&own.name, &own.uid, &event).await {
+            tokio::time::sleep(spread).await;
+            let refused = registry.tell(&own.name, &own.uid, &event).await.err();
+            refused.map(|error| {
                 debug!(%error, reason = event.reason, "an Event was not taken");
-            }
+                event.reason
+            })
         }));
     }
 
@@ -200,6 +231,17 @@ mod tests {
         assert_eq!(events.next(BTreeMap::new(), start), None);
         assert_eq!(notes(&mut events, "x", start + INTERVAL / 2).len(), 0);
         assert_eq!(notes(&mut events, "x", start + INTERVAL).len(), 1);
+    }
+
+    #[test]
+    fn what_was_not_taken_is_told_again_after_a_minute() {
+        let start = Instant::now();
+        let mut events = Events::default();
+        assert_eq!(notes(&mut events, "x", start).len(), 1);
+        events.refused(CLAIM_REFUSED);
+        assert_eq!(notes(&mut events, "x", start + INTERVAL / 2).len(), 0);
+        assert_eq!(notes(&mut events, "x", start + INTERVAL).len(), 1);
+        assert_eq!(notes(&mut events, "x", start + INTERVAL * 2).len(), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use podwire_core::key::PublicKey;
-use podwire_core::node::Node;
+use podwire_core::node::{Node, can_be_a_node};
 use podwire_core::record::{Lane, LaneKeys, Mode, Record};
 
 /// What the record is made of beside the own Node.
@@ -63,9 +63,11 @@ pub(crate) fn own_record(node: &Node, inputs: &OwnRecordInputs<'_>) -> Record {
     }
 }
 
-/// The first address of each family, in the Node's order of preference.
+/// The first address of each family, in the Node's order of preference. Peers refuse a record with
+/// one at which no other node can be.
 fn endpoints(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
-    let first = |v4: bool| addresses.iter().find(|address| address.is_ipv4() == v4);
+    let fit = addresses.iter().filter(|address| can_be_a_node(**address));
+    let first = |v4: bool| fit.clone().find(|address| address.is_ipv4() == v4);
     let mut chosen: Vec<&IpAddr> = [first(true), first(false)].into_iter().flatten().collect();
     chosen.sort_by_key(|address| addresses.iter().position(|other| other == *address));
     chosen
@@ -117,6 +119,15 @@ mod tests {
         let record = own_record(&node, &inputs(Mode::Encrypted, &[key(1), key(2)]));
         let endpoints: Vec<String> = record.endpoints.iter().map(ToString::to_string).collect();
         assert_eq!(endpoints, ["[2001:db8::11]:51880", "192.0.2.11:51880"]);
+    }
+
+    #[test]
+    fn an_address_at_which_no_other_node_can_be_is_no_endpoint() {
+        let odd = ["fe80::1", "169.254.1.1", "::ffff:192.0.2.11", "127.0.0.1"];
+        let node = node(&[&odd[..], &["192.0.2.11"]].concat());
+        let record = own_record(&node, &inputs(Mode::Encrypted, &[key(1)]));
+        let endpoints: Vec<String> = record.endpoints.iter().map(ToString::to_string).collect();
+        assert_eq!(endpoints, ["192.0.2.11:51880"]);
     }
 
     #[test]

@@ -6,16 +6,22 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use podwire_testbed::agent_view::wait_status;
 use podwire_testbed::control_plane::{ADMIN_TOKEN, AGENT_USER, kubelet_token, user_token};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{ControlPlane, Topology, until};
 
 use crate::outage::DEADLINE;
+use crate::scene::{annotation, cluster, topology};
 
 pub(crate) const TESTS: &[Test] = &[
     (
         "an_agents_token_names_its_node_and_ends_with_its_pod",
         bound_tokens,
+    ),
+    (
+        "the_token_of_another_nodes_pod_publishes_nothing_and_the_log_names_the_mistake",
+        another_nodes_token,
     ),
     ("static_tokens_are_whom_they_name", static_tokens),
     ("a_short_token_is_accepted_and_then_not", short_tokens),
@@ -74,6 +80,24 @@ fn bound_tokens(context: &Context) -> Result<()> {
     until(DEADLINE, "the end of the second pod's token", || {
         refused(&cluster, &second.token()?)
     })
+}
+
+fn another_nodes_token(context: &Context) -> Result<()> {
+    let (bed, cluster) = cluster(context, &topology(2))?;
+    let of_first = cluster.join(bed.node(1))?;
+    let second = bed.node(2);
+    cluster.join(second)?;
+    second.use_kubernetes(&of_first.kubeconfig());
+    second.start_agent()?;
+    wait_status(second, "the refusal of its record", |status| {
+        let mut problems = status.problems.iter();
+        problems.any(|problem| problem.contains("may only update the Node on which it runs"))
+    })?;
+    let log = second.log();
+    ensure!(log.contains("is for a pod on node \"node-1\""), "{log}");
+    let record = annotation(&cluster, "node-2", "public-key");
+    ensure!(record.is_err(), "it has published {record:?}");
+    Ok(())
 }
 
 fn static_tokens(context: &Context) -> Result<()> {

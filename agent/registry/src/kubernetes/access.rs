@@ -165,12 +165,23 @@ async fn connect(access: &Access) -> Result<Client, AccessError> {
 async fn config(access: &Access) -> Result<Config, AccessError> {
     let url = access.api_server.as_deref().map(url).transpose()?;
     let mut config = match &access.kubeconfig {
-        Some(path) => from_kubeconfig(path, access.context.clone())
-            .await
-            .map_err(|error| AccessError::Kubeconfig {
+        Some(path) => {
+            let refused = |reason| AccessError::Kubeconfig {
                 path: path.clone(),
-                reason: kubeconfig_reason(&error),
-            })?,
+                reason,
+            };
+            let kubeconfig =
+                Kubeconfig::read_from(path).map_err(|error| refused(kubeconfig_reason(&error)))?;
+            if let Some(cluster) = proxied(&kubeconfig, access.context.as_deref()) {
+                return Err(refused(format!(
+                    "its cluster {cluster} is behind a proxy (proxy-url), which is not supported: \
+                     name an address that is reached without one"
+                )));
+            }
+            from_kubeconfig(kubeconfig, access.context.clone())
+                .await
+                .map_err(|error| refused(kubeconfig_reason(&error)))?
+        }
         // The address of the environment is not needed where another one is told.
         None if url.is_some() => Config::incluster_dns().map_err(service_account)?,
         None => Config::incluster_env().map_err(service_account)?,
@@ -185,11 +196,22 @@ fn service_account(error: kube::config::InClusterError) -> AccessError {
     AccessError::ServiceAccount(Box::new(error))
 }
 
+/// The cluster of the context, if a proxy is to be asked for it.
+fn proxied<'a>(kubeconfig: &'a Kubeconfig, context: Option<&'a str>) -> Option<&'a str> {
+    let name = context.or(kubeconfig.current_context.as_deref())?;
+    let mut contexts = kubeconfig.contexts.iter();
+    let context = contexts.find(|context| context.name == name)?;
+    let name = &context.context.as_ref()?.cluster;
+    let mut clusters = kubeconfig.clusters.iter();
+    let cluster = clusters.find(|cluster| cluster.name == *name)?;
+    let proxy = cluster.cluster.as_ref()?.proxy_url.as_ref();
+    proxy.map(|_| name.as_str())
+}
+
 async fn from_kubeconfig(
-    path: &std::path::Path,
+    kubeconfig: Kubeconfig,
     context: Option<String>,
 ) -> Result<Config, KubeconfigError> {
-    let kubeconfig = Kubeconfig::read_from(path)?;
     let options = KubeConfigOptions {
         context,
         ..KubeConfigOptions::default()
@@ -247,5 +269,26 @@ mod tests {
         ] {
             assert!(url(bad).is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_behind_a_proxy_is_refused_and_not_asked_directly() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("config");
+        let text = |proxy: &str| {
+            format!(
+                "clusters: [{{name: c, cluster: {{server: \"https://192.0.2.1\"{proxy}}}}}]\n\
+                 contexts: [{{name: x, context: {{cluster: c}}}}]\ncurrent-context: x\n"
+            )
+        };
+        let access = Access {
+            kubeconfig: Some(path.clone()),
+            ..Access::default()
+        };
+        std::fs::write(&path, text("")).expect("written");
+        assert!(config(&access).await.is_ok());
+        std::fs::write(&path, text(", proxy-url: \"http://192.0.2.2\"")).expect("written");
+        let refusal = config(&access).await.expect_err("refused").to_string();
+        assert!(refusal.contains("cluster c is behind a proxy"), "{refusal}");
     }
 }

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use super::Shared;
 use super::contents::{Contents, Source, version};
 use super::failure::Failure;
+use super::identity;
 use super::requests::{self, Extent, NODES, within};
 use crate::manifest::Manifest;
 use crate::nodes::Loss;
@@ -25,6 +26,9 @@ use crate::nodes::Loss;
 /// Between two attempts at first, and at most: an API server that comes back is noticed within
 /// seconds, and thousands of agents that have lost it at the same moment do not ask at one again.
 const RETRY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(4)];
+
+/// Most that is waited after a refusal: credentials and permissions are mended by people.
+const REFUSED_RETRY: Duration = Duration::from_secs(30);
 
 /// Most that is waited because the API server asks for it.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
@@ -75,13 +79,15 @@ pub struct Follower {
     position: Option<String>,
     /// Whether the last attempt failed: the server may have gone back since.
     has_failed: bool,
+    /// Whether the server was asked whom it takes this agent for.
+    is_identified: bool,
     is_lost: bool,
     list_again: Instant,
     retry: ExponentialBackoff,
+    refused_retry: ExponentialBackoff,
 }
 
-fn retry() -> ExponentialBackoff {
-    let [first, most] = RETRY;
+fn retry([first, most]: [Duration; 2]) -> ExponentialBackoff {
     let builder = ExponentialBuilder::new()
         .with_min_delay(first)
         .with_max_delay(most)
@@ -109,9 +115,11 @@ impl Follower {
             start_delay: start_delay(known, fastrand::f64()),
             position: None,
             has_failed: false,
+            is_identified: false,
             is_lost: false,
             list_again: list_again(),
-            retry: retry(),
+            retry: retry(RETRY),
+            refused_retry: retry([RETRY[0], REFUSED_RETRY]),
         }
     }
 
@@ -133,12 +141,13 @@ impl Follower {
                 Failure::Busy { retry_after, .. } => {
                     delay.max(retry_after.unwrap_or_default().min(RETRY_AFTER_MAX))
                 }
+                Failure::Denied(_) | Failure::Access(_) => {
+                    self.refused_retry.next().unwrap_or(REFUSED_RETRY)
+                }
                 Failure::Unreachable(_)
-                | Failure::Denied(_)
                 | Failure::Missing(_)
                 | Failure::Conflict(_)
-                | Failure::Other(_)
-                | Failure::Access(_) => delay,
+                | Failure::Other(_) => delay,
             };
             if !matches!(failure, Failure::Gone(_)) {
                 self.tell_loss(&failure);
@@ -175,10 +184,14 @@ impl Follower {
                 None => self.read_all(&client).await?,
             };
             self.position = Some(position.clone());
+            if !std::mem::replace(&mut self.is_identified, true) {
+                identity::check(&client, &self.shared.own).await;
+            }
             let (began, planned) = (Instant::now(), fastrand::u32(WATCH_SECONDS));
             let ended = self.watch(&client, &position, planned).await;
             if began.elapsed() >= WATCH_PROVEN {
-                self.retry = retry();
+                self.retry = retry(RETRY);
+                self.refused_retry = retry([RETRY[0], REFUSED_RETRY]);
             }
             ended?;
             // One that ends before its time ends with its server.
