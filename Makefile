@@ -18,6 +18,10 @@ setup: ## Install what is missing when allowed, else name it
 build: setup ## Build the agent, keyctl and the lab, optimised
 	$(CARGO) build --release --locked -p podwire-agent -p keyctl -p podwire-testbed --bins
 
+.PHONY: image
+image: setup ## The agent's image as an OCI tarball, without a container engine (IMAGE: its name)
+	@deploy/image/make $(IMAGE)
+
 .PHONY: lab
 lab: build ## Three nodes on this machine: reachability, proof of encryption, speed
 	PODWIRE_AGENT_BIN=target/release/podwire-agent target/release/lab $(LAB)
