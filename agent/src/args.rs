@@ -321,7 +321,12 @@ mod tests {
             let found = socket_address(text).map(|address| address.to_string());
             assert_eq!(found.as_deref(), Ok(expected), "{text}");
         }
-        for text in ["[192.0.2.1]:0", "[192.0.2.1]", "[[::1]]:1", "2001:db8::1:9587"] {
+        for text in [
+            "[192.0.2.1]:0",
+            "[192.0.2.1]",
+            "[[::1]]:1",
+            "2001:db8::1:9587",
+        ] {
             assert!(socket_address(text).is_err(), "{text}");
         }
     }

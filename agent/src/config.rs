@@ -435,7 +435,9 @@ mod tests {
         let config = cleanup(&["--node-name", "node-1", "--remove-state"], true).expect("valid");
         let (name, registry) = config.record.expect("a record");
         assert_eq!(name.as_str(), "node-1");
-        assert!(matches!(registry, RegistryConfig::Kubernetes(access) if access == Access::default()));
+        assert!(
+            matches!(registry, RegistryConfig::Kubernetes(access) if access == Access::default())
+        );
         assert!(config.remove_state);
         let found = cleanup(&["--node-name", "node-1"], false);
         assert!(matches!(found, Err(ConfigError::NoRegistry)), "{found:?}");

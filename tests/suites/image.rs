@@ -118,7 +118,10 @@ fn contents(_context: &Context) -> Result<()> {
     let size = fs::metadata(image_file()?)?.len();
     ensure!(size <= BYTES_MAX, "{size} bytes");
     let image = Image::open()?;
-    let deployed = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/agent/kustomization.yaml");
+    let deployed = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../deploy/agent/kustomization.yaml"
+    );
     let deployed = fs::read_to_string(deployed)?;
     let (repository, tag) = image.name.rsplit_once(':').context("a tag")?;
     ensure!(
@@ -130,21 +133,35 @@ fn contents(_context: &Context) -> Result<()> {
     let listing = tar(&["-t"], &image.layer()?)?;
     ensure!(listing == "podwire-agent\n", "{listing}");
     let config = &image.config["config"];
-    ensure!(config["Entrypoint"] == json!(["/podwire-agent"]), "{config}");
+    ensure!(
+        config["Entrypoint"] == json!(["/podwire-agent"]),
+        "{config}"
+    );
     let labels = config["Labels"].as_object().context("labels")?;
-    ensure!(image.manifest["annotations"] == config["Labels"], "{labels:?}");
+    ensure!(
+        image.manifest["annotations"] == config["Labels"],
+        "{labels:?}"
+    );
     for label in ["title", "description", "version", "licenses", "created"] {
         let value = &labels[&format!("org.opencontainers.image.{label}")];
         let value = value.as_str().unwrap_or_default();
-        ensure!(!value.is_empty() && !value.contains('@'), "{label}: {value}");
+        ensure!(
+            !value.is_empty() && !value.contains('@'),
+            "{label}: {value}"
+        );
     }
     let binary = image.root()?.join("podwire-agent");
     let version = Command::new(&binary).arg("--version").output()?;
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
-    ensure!(version.trim() == format!("podwire-agent {tag}"), "{version}");
+    ensure!(
+        version.trim() == format!("podwire-agent {tag}"),
+        "{version}"
+    );
     // Where it was built is nobody's business, and would make other bytes elsewhere.
     let bytes = fs::read(&binary)?;
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a parent")?;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("a parent")?;
     let here = directory(here)?.as_bytes();
     ensure!(
         !bytes.windows(here.len()).any(|part| part == here),

@@ -334,7 +334,10 @@ fn deployments_and_dockerfile_name_the_versions_of_the_workspace() {
             format!("image.version=\"{version}\"\n"),
         ),
         ("deploy/Dockerfile", format!("FROM rust:{toolchain}-")),
-        ("deploy/Dockerfile", format!("RUSTUP_TOOLCHAIN={toolchain}\n")),
+        (
+            "deploy/Dockerfile",
+            format!("RUSTUP_TOOLCHAIN={toolchain}\n"),
+        ),
     ] {
         assert!(document(name).contains(&line), "{name} has no {line:?}");
     }

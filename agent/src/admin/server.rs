@@ -45,8 +45,8 @@ const METRICS_AGE_MAX: Duration = Duration::from_millis(500);
 /// Longest request with its headers; a scraper's has some hundred bytes.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 
-/// The control loop turns twice a second, and the longest of its passes, among thousands of peers on
-/// a busy machine, takes seconds. Whoever restarts an agent by this costs its pods as much.
+/// The control loop turns twice a second, and the longest of its passes, among thousands of peers
+/// on a busy machine, takes seconds. A restart for nothing costs the node's pods as much.
 const TURN_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// Only root may look into the run folder.

@@ -136,7 +136,8 @@ fn check_pod(pod: &Value) -> Result<()> {
             .all(|path| paths.contains(path)),
         "{paths:?}"
     );
-    let is_token = |volume: &&Value| volume["projected"]["sources"][0]["serviceAccountToken"].is_object();
+    let is_token =
+        |volume: &&Value| volume["projected"]["sources"][0]["serviceAccountToken"].is_object();
     ensure!(volumes.iter().filter(is_token).count() == 1, "{volumes:?}");
     Ok(())
 }
@@ -265,7 +266,11 @@ fn settings(context: &Context) -> Result<()> {
         .map(|kustomization| config_map(&build(kustomization)?))
         .collect::<Result<_>>()?;
     for (file, old, new) in [
-        ("agent/settings.env", "CIDR=10.244.0.0/16", "CIDR=10.8.0.0/14"),
+        (
+            "agent/settings.env",
+            "CIDR=10.244.0.0/16",
+            "CIDR=10.8.0.0/14",
+        ),
         (
             "agent/kustomization.yaml",
             "newName: localhost/podwire-agent",

@@ -39,11 +39,7 @@ fn pair(context: &Context) -> Result<(Arc<Testbed>, ControlPlane)> {
 }
 
 fn annotations(cluster: &ControlPlane, node: &str) -> Result<BTreeMap<String, String>> {
-    Ok(cluster
-        .node(node)?
-        .metadata
-        .annotations
-        .unwrap_or_default())
+    Ok(cluster.node(node)?.metadata.annotations.unwrap_or_default())
 }
 
 fn record(annotations: &BTreeMap<String, String>) -> BTreeMap<&String, &String> {
@@ -108,7 +104,13 @@ fn another_nodes_record(context: &Context) -> Result<()> {
     node.stop_agent()?;
     let credentials = cluster.agent_credentials(node.name(), CONVERGENCE * 60)?;
     let token = credentials.token()?;
-    let attempt = ["annotate", "node", "node-2", "--dry-run=server", "podwire.dev/mode-"];
+    let attempt = [
+        "annotate",
+        "node",
+        "node-2",
+        "--dry-run=server",
+        "podwire.dev/mode-",
+    ];
     until(CONVERGENCE, "the policy to be in force", || {
         let allowed = cluster.kubectl_as(&token, &attempt, "");
         ensure!(allowed.is_err(), "it is allowed");
