@@ -18,6 +18,10 @@ setup: ## Install what is missing when allowed, else name it
 build: setup ## Build the agent, keyctl and the lab, optimised
 	$(CARGO) build --release --locked -p podwire-agent -p keyctl -p podwire-testbed --bins
 
+.PHONY: image
+image: setup ## The agent's image as an OCI tarball, without a container engine (IMAGE: its name)
+	@deploy/image/make $(IMAGE)
+
 .PHONY: lab
 lab: build ## Three nodes on this machine: reachability, proof of encryption, speed
 	PODWIRE_AGENT_BIN=target/release/podwire-agent target/release/lab $(LAB)
@@ -42,6 +46,11 @@ servers: ## The real Kubernetes servers of the tests, built once into the user's
 test-kubernetes: setup servers ## On a real Kubernetes API server, with its store and controllers (needs Go)
 	$(CARGO) test --locked -p podwire-testbed --test kubernetes
 
+.PHONY: test-image
+test-image: image ## What the agent's image holds, and that this is enough
+	PODWIRE_IMAGE=$(abspath $(or $(CARGO_TARGET_DIR),target))/image/podwire-agent.tar \
+		$(CARGO) test --locked -p podwire-testbed --test image
+
 # For every agent of the suites, whose flags these are.
 FALLBACKS := TESTBED_PODWIRE_CIPHER=aws-lc \
 	TESTBED_PODWIRE_OFFLOAD=tun-gso=off,tun-gro=off,udp-gso=off,udp-gro=off
@@ -57,7 +66,7 @@ lint: setup ## Formatting and lints, as warnings are errors
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked -p podwire-dataplane --all-targets --features sim -- -D warnings
 	$(CARGO) clippy --locked -p podwire-testbed --test soak --test performance --test interop \
-		--test kubernetes -- -D warnings
+		--test kubernetes --test image -- -D warnings
 
 .PHONY: deny
 deny: ## Licences, sources and duplicate crates of every dependency (needs cargo-deny)

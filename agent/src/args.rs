@@ -2,7 +2,7 @@
 //!
 //! A value that cannot be read is refused with what is allowed in its place.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -31,8 +31,12 @@ pub(crate) enum Command {
     Drops(QueryArgs),
     /// Exit 0 when the agent of this node is ready, 1 otherwise.
     Healthz(QueryArgs),
+    /// Exit 0 while the control loop of this node's agent runs, whether the node is ready or not.
+    Livez(QueryArgs),
     /// Remove device, routes and table of Podwire from this node, and nothing else.
     Cleanup(CleanupArgs),
+    /// Do nothing until SIGTERM: what a pod does whose clean-up is done.
+    Wait,
 }
 
 /// `podwire-agent run`.
@@ -43,6 +47,15 @@ pub(crate) struct RunArgs {
     pub(crate) node_name: String,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+    /// Set this Node's condition NetworkUnavailable to False once the mesh is in place: for clouds
+    /// that set it to True and wait for whoever provides the network. Needs permission to patch
+    /// nodes/status.
+    #[arg(
+        long,
+        env = "PODWIRE_SET_NETWORK_AVAILABLE",
+        conflicts_with = "directory"
+    )]
+    pub(crate) set_network_available: bool,
     /// Pod CIDRs of the whole cluster: no packet to or from them leaves this node in plaintext.
     #[arg(
         long,
@@ -159,15 +172,6 @@ pub(crate) struct RegistryArgs {
     /// may be no Service network before this agent is there).
     #[arg(long, env = "PODWIRE_API_SERVER", value_name = "URL")]
     pub(crate) api_server: Option<String>,
-    /// Set this Node's condition NetworkUnavailable to False once the mesh is in place: for clouds
-    /// that set it to True and wait for whoever provides the network. Needs permission to patch
-    /// nodes/status.
-    #[arg(
-        long,
-        env = "PODWIRE_SET_NETWORK_AVAILABLE",
-        conflicts_with = "directory"
-    )]
-    pub(crate) set_network_available: bool,
 }
 
 /// Questions to the running agent.
@@ -200,6 +204,14 @@ pub(crate) struct CleanupArgs {
         value_name = "PATH"
     )]
     pub(crate) state_dir: PathBuf,
+    /// Empty the state folder, too: a node that comes back has other keys.
+    #[arg(long, env = "PODWIRE_REMOVE_STATE")]
+    pub(crate) remove_state: bool,
+    /// Name of this node's Node, whose record is then removed from the registry, too.
+    #[arg(long, env = "PODWIRE_NODE_NAME")]
+    pub(crate) node_name: Option<String>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
 }
 
 fn cidr(text: &str) -> Result<IpNet, &'static str> {
@@ -237,10 +249,17 @@ fn port(text: &str) -> Result<u16, &'static str> {
         .ok_or("expected a port from 1 to 65535")
 }
 
+/// IPv4 addresses may be in brackets, too: a pod knows its node's address as a variable, and has to
+/// write what is around it before it knows of which family that is.
 fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
     let expected =
         "expected ADDRESS:PORT with a port above 0, such as 127.0.0.1:9587 or [::1]:9587";
-    let address: Option<SocketAddr> = text.parse().ok();
+    let bracketed = || {
+        let (address, port) = text.strip_prefix('[')?.split_once("]:")?;
+        let address: Ipv4Addr = address.parse().ok()?;
+        Some(SocketAddr::from((address, port.parse().ok()?)))
+    };
+    let address: Option<SocketAddr> = text.parse().ok().or_else(bracketed);
     address
         .filter(|address| address.port() != 0)
         .ok_or(expected)
@@ -291,6 +310,26 @@ pub(crate) enum LogFormat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_either_family_may_be_in_brackets() {
+        for (text, expected) in [
+            ("192.0.2.1:9587", "192.0.2.1:9587"),
+            ("[192.0.2.1]:9587", "192.0.2.1:9587"),
+            ("[2001:db8::1]:9587", "[2001:db8::1]:9587"),
+        ] {
+            let found = socket_address(text).map(|address| address.to_string());
+            assert_eq!(found.as_deref(), Ok(expected), "{text}");
+        }
+        for text in [
+            "[192.0.2.1]:0",
+            "[192.0.2.1]",
+            "[[::1]]:1",
+            "2001:db8::1:9587",
+        ] {
+            assert!(socket_address(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_value_that_cannot_be_read_is_named_with_what_is_allowed() {

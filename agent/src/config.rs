@@ -9,7 +9,7 @@ use podwire_core::node::{InvalidNodeName, NodeName};
 use podwire_registry::kubernetes::{Access, AccessError};
 
 use crate::admin::SOCKET_NAME;
-use crate::args::{CipherArg, HostNetworkPeersArg, ModeArg, RegistryArgs, RunArgs};
+use crate::args::{CipherArg, CleanupArgs, HostNetworkPeersArg, ModeArg, RegistryArgs, RunArgs};
 use crate::transport::Offloads;
 
 /// Most lanes a node has: beyond eight cores one pair of nodes is limited by its NIC (DESIGN.md
@@ -42,6 +42,7 @@ const SPECIAL: [(&str, &str); 7] = [
 pub(crate) struct Config {
     pub(crate) node_name: NodeName,
     pub(crate) registry: RegistryConfig,
+    pub(crate) set_network_available: bool,
     pub(crate) mode: ModeArg,
     pub(crate) policy: Policy,
     pub(crate) publish_endpoint: bool,
@@ -60,13 +61,42 @@ pub(crate) struct Config {
 pub(crate) enum RegistryConfig {
     /// `--directory`.
     Directory(PathBuf),
-    /// An API server.
-    Kubernetes {
-        /// Where it is, and who asks.
-        access: Access,
-        /// `--set-network-available`.
-        set_network_available: bool,
-    },
+    /// An API server: where it is, and who asks.
+    Kubernetes(Access),
+}
+
+/// The configuration of one clean-up.
+#[derive(Clone, Debug)]
+pub(crate) struct CleanupConfig {
+    pub(crate) device: String,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) remove_state: bool,
+    /// Whose record is removed, and where from.
+    pub(crate) record: Option<(NodeName, RegistryConfig)>,
+}
+
+impl CleanupConfig {
+    /// What was meant by what was typed. Without a name no record is removed.
+    pub(crate) fn new(args: CleanupArgs, is_in_pod: bool) -> Result<Self, ConfigError> {
+        let CleanupArgs {
+            device,
+            state_dir,
+            remove_state,
+            node_name,
+            registry,
+        } = args;
+        check_device(&device)?;
+        let record = match node_name {
+            Some(name) => Some((name.parse()?, self::registry(registry, is_in_pod)?)),
+            None => None,
+        };
+        Ok(Self {
+            device,
+            state_dir,
+            remove_state,
+            record,
+        })
+    }
 }
 
 /// A flag whose value parses but cannot be meant.
@@ -138,6 +168,7 @@ impl Config {
         let RunArgs {
             node_name,
             registry,
+            set_network_available,
             cluster_cidr,
             mode,
             host_network_peers,
@@ -187,6 +218,7 @@ impl Config {
         Ok(Self {
             node_name,
             registry,
+            set_network_available,
             mode,
             policy: Policy {
                 cluster_cidrs: cluster_cidr,
@@ -280,7 +312,6 @@ fn registry(args: RegistryArgs, is_in_pod: bool) -> Result<RegistryConfig, Confi
         kubeconfig,
         context,
         api_server,
-        set_network_available,
     } = args;
     if let Some(directory) = directory {
         return Ok(RegistryConfig::Directory(directory));
@@ -294,10 +325,7 @@ fn registry(args: RegistryArgs, is_in_pod: bool) -> Result<RegistryConfig, Confi
         api_server,
     };
     access.check().map_err(ConfigError::ApiServer)?;
-    Ok(RegistryConfig::Kubernetes {
-        access,
-        set_network_available,
-    })
+    Ok(RegistryConfig::Kubernetes(access))
 }
 
 /// As text, without looking at the disk: what is not there yet is checked too.
@@ -373,7 +401,7 @@ mod tests {
         let own = Access::default();
         let found = registry("", true);
         assert!(
-            matches!(&found, Ok(RegistryConfig::Kubernetes { access, .. }) if *access == own),
+            matches!(&found, Ok(RegistryConfig::Kubernetes(access)) if *access == own),
             "{found:?}"
         );
         let found = registry(
@@ -381,7 +409,7 @@ mod tests {
             false,
         );
         assert!(
-            matches!(&found, Ok(RegistryConfig::Kubernetes { access, .. })
+            matches!(&found, Ok(RegistryConfig::Kubernetes(access))
                 if access.kubeconfig.as_deref() == Some(Path::new("/k"))),
             "{found:?}"
         );
@@ -391,6 +419,28 @@ mod tests {
             error.contains("--api-server") && error.contains("https://"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_cleanup_removes_the_record_of_a_node_that_is_named() {
+        let cleanup = |flags: &[&str], is_in_pod| {
+            let words = ["podwire-agent", "cleanup"].iter().chain(flags);
+            let Command::Cleanup(args) = CommandLine::parse_from(words).command else {
+                panic!("not cleanup")
+            };
+            CleanupConfig::new(args, is_in_pod)
+        };
+        let config = cleanup(&[], true).expect("valid");
+        assert!(config.record.is_none() && !config.remove_state);
+        let config = cleanup(&["--node-name", "node-1", "--remove-state"], true).expect("valid");
+        let (name, registry) = config.record.expect("a record");
+        assert_eq!(name.as_str(), "node-1");
+        assert!(
+            matches!(registry, RegistryConfig::Kubernetes(access) if access == Access::default())
+        );
+        assert!(config.remove_state);
+        let found = cleanup(&["--node-name", "node-1"], false);
+        assert!(matches!(found, Err(ConfigError::NoRegistry)), "{found:?}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 
 use args::{Command, CommandLine, RunArgs};
-use config::Config;
+use config::{CleanupConfig, Config};
 use state::StateError;
 use tracing::warn;
 
@@ -46,10 +46,12 @@ pub fn main() -> ExitCode {
         Command::Peers(args) => query::peers(&args),
         Command::Drops(args) => query::drops(&args),
         Command::Healthz(args) => query::healthz(&args),
-        Command::Cleanup(args) => match config::check_device(&args.device) {
-            Ok(()) => control::cleanup::cleanup(&args),
+        Command::Livez(args) => query::livez(&args),
+        Command::Cleanup(args) => match CleanupConfig::new(args, environment::is_pod()) {
+            Ok(config) => control::cleanup::cleanup(&config),
             Err(error) => return misuse(error),
         },
+        Command::Wait => control_plane(control::run::wait()),
     };
     finish(done)
 }

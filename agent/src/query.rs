@@ -1,4 +1,4 @@
-//! `podwire-agent status`, `peers`, `drops` and `healthz`: questions to the running agent.
+//! `podwire-agent status`, `peers`, `drops`, `healthz` and `livez`: questions to the running agent.
 
 use std::io::Write as _;
 
@@ -26,7 +26,15 @@ pub(crate) fn drops(args: &QueryArgs) -> anyhow::Result<()> {
 }
 
 pub(crate) fn healthz(args: &QueryArgs) -> anyhow::Result<()> {
-    let (code, body) = runtime()?.block_on(client::ask(&args.run_dir, "/healthz"))?;
+    probe(args, "/healthz")
+}
+
+pub(crate) fn livez(args: &QueryArgs) -> anyhow::Result<()> {
+    probe(args, "/livez")
+}
+
+fn probe(args: &QueryArgs, question: &str) -> anyhow::Result<()> {
+    let (code, body) = runtime()?.block_on(client::ask(&args.run_dir, question))?;
     let text = String::from_utf8_lossy(&body);
     anyhow::ensure!(code == OK, "{}", text.trim_end());
     print(&text)

@@ -314,3 +314,31 @@ fn documents_name_no_machine() {
         }
     }
 }
+
+#[test]
+fn deployments_and_dockerfile_name_the_versions_of_the_workspace() {
+    let value = |document: &str, before: &str| {
+        let (_, rest) = document.split_once(before).expect(before);
+        let (value, _) = rest.split_once('"').expect("an end");
+        value.to_owned()
+    };
+    let version = value(&document("Cargo.toml"), "\nversion = \"");
+    let toolchain = value(&document("rust-toolchain.toml"), "\nchannel = \"");
+    for (name, line) in [
+        (
+            "deploy/agent/kustomization.yaml",
+            format!("newTag: {version}\n"),
+        ),
+        (
+            "deploy/Dockerfile",
+            format!("image.version=\"{version}\"\n"),
+        ),
+        ("deploy/Dockerfile", format!("FROM rust:{toolchain}-")),
+        (
+            "deploy/Dockerfile",
+            format!("RUSTUP_TOOLCHAIN={toolchain}\n"),
+        ),
+    ] {
+        assert!(document(name).contains(&line), "{name} has no {line:?}");
+    }
+}

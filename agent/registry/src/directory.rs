@@ -43,6 +43,19 @@ pub fn read(path: &Path) -> Result<Nodes, Loss> {
     contents::once(folder::list(&folder, &Files::new(), &Suspects::All)?)
 }
 
+/// Removes a Node's record from the folder `path`, when it leaves the mesh for good. Whether there
+/// was one.
+///
+/// # Errors
+/// The file system's.
+pub fn withdraw(path: &Path, own: &NodeName) -> io::Result<bool> {
+    match std::fs::remove_file(path.join(folder::file_name(own, Part::Record))) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// A folder of Node manifests.
 #[derive(Clone, Debug)]
 pub struct Directory {

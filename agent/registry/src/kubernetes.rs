@@ -32,11 +32,13 @@ mod follower;
 mod identity;
 mod reads;
 mod requests;
+mod withdrawal;
 
 pub use access::{Access, AccessError, client};
 pub use failure::Failure;
 pub use follower::Follower;
 pub use requests::read_nodes;
+pub use withdrawal::withdraw;
 
 /// Owner of our annotations in `metadata.managedFields`.
 const FIELD_MANAGER: &str = "podwire-agent";

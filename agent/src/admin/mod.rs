@@ -16,6 +16,7 @@ use ring::cipher::Cipher;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
 
 use crate::control::status::Status;
 use crate::transport::{Counter, OffloadsInUse};
@@ -48,6 +49,8 @@ pub(crate) struct Shown {
     pub(crate) unroutable: ArcSwap<BTreeMap<NodeName, UnroutableReason>>,
     /// Encrypted peers with a live session, as of the last housekeeping.
     pub(crate) peers_up: AtomicUsize,
+    /// When the control loop turned last.
+    pub(crate) turned: ArcSwapOption<Instant>,
 }
 
 /// Packets that the guard table stopped.

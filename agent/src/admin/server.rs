@@ -45,6 +45,10 @@ const METRICS_AGE_MAX: Duration = Duration::from_millis(500);
 /// Longest request with its headers; a scraper's has some hundred bytes.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 
+/// The control loop turns twice a second, and the longest of its passes, among thousands of peers
+/// on a busy machine, takes seconds. A restart for nothing costs the node's pods as much.
+const TURN_AGE_MAX: Duration = Duration::from_secs(30);
+
 /// Only root may look into the run folder.
 const RUN_DIR_MODE: u32 = 0o700;
 
@@ -93,7 +97,9 @@ fn router(shown: ShownHandle) -> Router {
             get(async |State(shown): State<ShownHandle>| Json(peers::drops(&shown))),
         )
         .route("/healthz", get(healthz))
-        .fallback(async || unknown("/status, /peers, /drops and /healthz"))
+        // Not on the metrics port: a flood of it would have the agent restarted.
+        .route("/livez", get(livez))
+        .fallback(async || unknown("/status, /peers, /drops, /healthz and /livez"))
         .method_not_allowed_fallback(wrong_method)
         .with_state(shown)
 }
@@ -160,6 +166,29 @@ async fn healthz(State(shown): State<ShownHandle>) -> impl IntoResponse {
             format!("not ready: {}\n", status.problems.join("; ")),
         )
     }
+}
+
+/// Looks at nothing but the loop itself: what else is wrong, a restart does not mend.
+async fn livez(State(shown): State<ShownHandle>) -> impl IntoResponse {
+    let turned = shown.turned.load();
+    match liveness(turned.as_deref().copied(), now()) {
+        Ok(()) => (StatusCode::OK, "live\n".to_owned()),
+        Err(text) => (StatusCode::SERVICE_UNAVAILABLE, text),
+    }
+}
+
+fn liveness(turned: Option<Instant>, now: Instant) -> Result<(), String> {
+    let Some(turned) = turned else {
+        return Err("the control loop has not begun\n".to_owned());
+    };
+    let age = now.saturating_duration_since(turned);
+    if age > TURN_AGE_MAX {
+        return Err(format!(
+            "the control loop has not turned for {} s\n",
+            age.as_secs()
+        ));
+    }
+    Ok(())
 }
 
 fn now() -> Instant {
@@ -272,6 +301,16 @@ mod tests {
         }
         assert_eq!(get(999, &other), "3");
         assert_eq!(get(1400, &other), "3");
+    }
+
+    #[test]
+    fn an_agent_lives_while_its_loop_turns() {
+        let start = Instant::now();
+        assert!(liveness(None, start).is_err());
+        assert_eq!(liveness(Some(start), start + TURN_AGE_MAX), Ok(()));
+        let late = start + TURN_AGE_MAX + Duration::from_secs(1);
+        let text = liveness(Some(start), late).expect_err("it stands still");
+        assert!(text.contains("31 s"), "{text}");
     }
 
     #[tokio::test(start_paused = true)]

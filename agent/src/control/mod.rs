@@ -29,4 +29,5 @@ pub(crate) mod run;
 mod show;
 pub(crate) mod status;
 mod underlay_addresses;
+mod withdrawal;
 mod write_budget;

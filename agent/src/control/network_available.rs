@@ -7,7 +7,6 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::agent::Agent;
-use crate::config::RegistryConfig;
 
 /// Between two attempts: a permission that is missing is not asked for every half second, and with
 /// somebody who sets it back this node does not begin a race.
@@ -22,20 +21,13 @@ pub(super) struct Announcement {
 impl Agent {
     /// Once routes and guards are there, and again when somebody takes it back.
     pub(super) fn announce_network(&mut self) {
-        let is_wanted = matches!(
-            &self.config.registry,
-            RegistryConfig::Kubernetes {
-                set_network_available: true,
-                ..
-            }
-        );
         let is_due = self
             .announcement
             .attempt
             .as_ref()
             .is_none_or(|(at, task)| task.is_finished() && at.elapsed() >= RETRY_INTERVAL);
         let is_denied = self.converged && self.registry.is_network_available() == Some(false);
-        if !(is_wanted && is_due && is_denied) {
+        if !(self.config.set_network_available && is_due && is_denied) {
             return;
         }
         let (registry, own) = (self.registry.clone(), self.config.node_name.clone());

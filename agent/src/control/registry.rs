@@ -36,7 +36,7 @@ pub(super) fn open(config: &Config, state: &State) -> anyhow::Result<Opened> {
                 tidying: Some(tidying),
             })
         }
-        RegistryConfig::Kubernetes { access, .. } => {
+        RegistryConfig::Kubernetes(access) => {
             let known = Known {
                 nodes: state.snapshot().nodes,
                 is_fresh: state.ran_lately(),

@@ -1,9 +1,10 @@
 //! The life of one agent: start closed, reconcile until told to stop, leave everything in place.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use tracing::info;
 
@@ -18,10 +19,11 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(500);
 /// Runs the agent until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     info!(?config, "effective configuration");
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let [mut terminate, mut interrupt] = end_signals()?;
     let (run_dir, metrics_address) = (config.run_dir.clone(), config.metrics_address);
     let mut agent = Agent::start(config).await?;
+    let shown = agent.shown();
+    shown.turned.store(Some(Arc::new(Instant::now())));
     // What only tells about the mesh never stops it: these are tried again for ever.
     let telling = [
         tokio::spawn(admin::serve_socket(run_dir, agent.shown())),
@@ -36,8 +38,26 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             _ = housekeeping.tick() => agent.housekeep().await?,
             cause = agent.changed() => agent.reconcile(cause).await?,
         }
+        shown.turned.store(Some(Arc::new(Instant::now())));
     }
     info!("stopping; device, routes and guards stay");
     telling.iter().for_each(tokio::task::JoinHandle::abort);
     agent.stop()
+}
+
+/// Waits for SIGTERM or SIGINT: the first process of a container is not ended by them otherwise.
+pub(crate) async fn wait() -> anyhow::Result<()> {
+    let [mut terminate, mut interrupt] = end_signals()?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn end_signals() -> anyhow::Result<[Signal; 2]> {
+    Ok([
+        signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+        signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
+    ])
 }

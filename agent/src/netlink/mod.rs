@@ -34,6 +34,7 @@ use podwire_core::underlay_links::Link;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
+pub(crate) use self::cleanup::Removed;
 pub(crate) use self::error::{Error, has_net_admin};
 pub(crate) use self::guard::GuardCounters;
 pub(crate) use self::watch::Watch;

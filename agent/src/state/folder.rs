@@ -19,6 +19,13 @@ pub(super) const FILE_MODE: u32 = 0o600;
 /// Locked for as long as an agent lives; holds its process id.
 const LOCK_FILE: &str = "lock";
 
+/// All other files of a node.
+const FILES: [&str; 3] = [
+    super::keys::FILE,
+    super::history::FILE,
+    super::snapshot::FILE,
+];
+
 /// Makes the folder if need be, takes its lock, and removes what a crash left half-written.
 pub(super) fn open(path: &Path) -> Result<File, StateError> {
     let refused = |source| StateError::Folder {
@@ -88,13 +95,32 @@ fn lock(folder: &Path) -> Result<File, StateError> {
 
 /// Temporary files of a process that was killed while it wrote: they may hold keys.
 fn remove_leftovers(folder: &Path) -> io::Result<()> {
-    let ours = [
-        super::keys::FILE,
-        super::history::FILE,
-        super::snapshot::FILE,
-    ];
-    ours.iter()
+    FILES
+        .iter()
         .try_for_each(|file| atomic_file::remove_leftovers(&folder.join(file)))
+}
+
+/// Removes every file of the node, the lock last, which the caller holds. What else is in the folder
+/// stays, and so does the folder then, or if it is mounted.
+pub(crate) fn remove(folder: &Path) -> Result<(), StateError> {
+    let refused = |source| StateError::Folder {
+        path: folder.to_owned(),
+        source,
+    };
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    remove_leftovers(folder).map_err(refused)?;
+    for file in FILES.into_iter().chain([LOCK_FILE]) {
+        match fs::remove_file(folder.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    if let Err(error) = fs::remove_dir(folder) {
+        debug!(%error, path = %folder.display(), "the folder stays");
+    }
+    Ok(())
 }
 
 /// Reads a file of at most `size_max` bytes; `None` when it is not there.

@@ -28,7 +28,7 @@ use podwire_core::node::{Node, NodeName};
 use tracing::warn;
 
 pub(crate) use error::StateError;
-pub(crate) use folder::lock_if_there;
+pub(crate) use folder::{lock_if_there, remove};
 use history::{EpochDecision, History};
 use keys::Keys;
 pub(crate) use snapshot::Snapshot;

@@ -128,6 +128,29 @@ fn one_agent_a_node() {
 }
 
 #[test]
+fn a_removed_state_takes_its_folder_with_it_unless_somebody_else_uses_that() {
+    for has_foreign in [false, true] {
+        let (folder, _) = used();
+        let path = folder.path();
+        // A process that was killed while it wrote keys.
+        fs::write(path.join(".keys.Ab3xYz.tmp"), "private").expect("written");
+        let foreign = path.join("theirs");
+        if has_foreign {
+            fs::write(&foreign, "").expect("written");
+        }
+        let lock = lock_if_there(path).expect("free").expect("there");
+        remove(path).expect("removed");
+        drop(lock);
+        let left: Vec<_> = fs::read_dir(path).into_iter().flatten().flatten().collect();
+        let left: Vec<_> = left.into_iter().map(|entry| entry.path()).collect();
+        let expected: Vec<_> = has_foreign.then_some(foreign).into_iter().collect();
+        assert_eq!(left, expected);
+        assert_eq!(path.is_dir(), has_foreign);
+        remove(path).expect("nothing to remove");
+    }
+}
+
+#[test]
 fn added_lanes_get_new_keys_and_the_others_keep_theirs() {
     let (folder, keys) = used();
     let more = State::open(folder.path(), 4, at(1000))

@@ -5,7 +5,9 @@
 
 mod cluster;
 mod compromised;
+mod daemon_set;
 mod identity;
+mod leaving;
 mod lost;
 mod meshes;
 mod outage;
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    let suites: [&[Test]; 11] = [
+    let suites: [&[Test]; 13] = [
         // The longest first.
         rest::TESTS,
         lost::TESTS,
@@ -40,6 +42,8 @@ fn main() -> ExitCode {
         identity::TESTS,
         outage::TESTS,
         policies::TESTS,
+        leaving::TESTS,
+        daemon_set::TESTS,
     ];
     suite::run(suites.concat())
 }

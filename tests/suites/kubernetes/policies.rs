@@ -5,10 +5,10 @@ mod agent;
 mod api;
 mod change;
 mod kubelets;
-mod kustomizations;
+pub(crate) mod kustomizations;
 mod others;
 mod people;
-mod scene;
+pub(crate) mod scene;
 mod values;
 
 use podwire_testbed::suite::Test;

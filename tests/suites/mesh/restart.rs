@@ -165,6 +165,8 @@ fn readiness(context: &Context) -> Result<()> {
     let Err(refused) = node.agent_output(&["healthz"]) else {
         bail!("healthy without a Node of its own");
     };
+    // Nothing that a restart would mend.
+    ensure!(node.agent_output(&["livez"])? == "live\n", "it is dead");
     ensure!(
         format!("{refused:#}").contains("exit code 1"),
         "{refused:#}"

@@ -140,7 +140,7 @@ fn tells_what_is_allowed(node: &Node) -> Result<()> {
     for (request, words) in [
         (
             "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n",
-            "/status, /peers, /drops and /healthz",
+            "/status, /peers, /drops, /healthz and /livez",
         ),
         ("PUT /status HTTP/1.1\r\nHost: a\r\n\r\n", "asked with GET"),
     ] {

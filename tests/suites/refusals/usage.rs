@@ -74,7 +74,7 @@ const BAD_VALUES: [(&str, &str, &str); 38] = [
 ];
 
 /// Command lines whose words are wrong, and what is said.
-const BAD_WORDS: [(&[&str], &str); 12] = [
+const BAD_WORDS: [(&[&str], &str); 14] = [
     (&[], "Usage"),
     (&["start"], "start"),
     (&["run"], "--node-name"),
@@ -90,6 +90,8 @@ const BAD_WORDS: [(&[&str], &str); 12] = [
     (&["healthz", "--mode", "auto"], "--mode"),
     (&["cleanup", "--device", "a/b"], "1 to 15"),
     (&["cleanup", "--force"], "--force"),
+    (&["cleanup", "--node-name", "A"], "--node-name"),
+    (&["cleanup", "--node-name", "a"], "no registry"),
 ];
 
 /// What a usable command line consists of; nothing of it is there yet.

@@ -585,3 +585,18 @@ fn a_folder_that_is_looked_at_once_tells_all_of_it() {
     assert!(nodes.misnamed.contains("N3.yaml"));
     assert_eq!(read(&folder.path().join("gone")), Err(Loss::Missing));
 }
+
+#[test]
+fn a_record_that_is_withdrawn_is_gone_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).expect("write");
+    write("n1.yaml", &manifest("n1", "a", 1));
+    write("n1.podwire.yaml", &record("n1", "a", "encrypted"));
+    write("n2.podwire.yaml", &record("n2", "b", "encrypted"));
+    assert!(withdraw(folder.path(), &name("n1")).expect("withdrawn"));
+    assert!(!withdraw(folder.path(), &name("n1")).expect("nothing to withdraw"));
+    let left = fs::read_dir(folder.path()).expect("read");
+    let mut left: Vec<_> = left.map(|entry| entry.expect("one").file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["n1.yaml", "n2.podwire.yaml"]);
+}

@@ -20,15 +20,15 @@ fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-/// `base`, and every overlay that is there.
-fn all() -> Result<Vec<String>> {
-    let mut all = vec!["base".to_owned()];
+/// Whatever a user may apply, every overlay that is there among it.
+pub(crate) fn all() -> Result<Vec<String>> {
+    let mut all = ["base", ".", "cleanup"].map(str::to_owned).to_vec();
     for entry in fs::read_dir(deploy().join("overlays"))? {
         let name = entry?.file_name();
         let name = name.to_str().context("a name that is text")?.to_owned();
         all.push(format!("overlays/{name}"));
     }
-    ensure!(all.len() > 1, "no overlay is found");
+    ensure!(all.len() > 3, "no overlay is found");
     Ok(all)
 }
 
