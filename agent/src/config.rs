@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use podwire_core::cni_configuration::Plugin;
 use podwire_core::mesh::{HostNetworkPeers, Policy};
 use podwire_core::node::{InvalidNodeName, NodeName};
 use podwire_registry::kubernetes::{Access, AccessError};
 
 use crate::admin::SOCKET_NAME;
-use crate::args::{CipherArg, HostNetworkPeersArg, ModeArg, RegistryArgs, RunArgs};
+use crate::args::{
+    CipherArg, CniArgs, CniPluginArg, HostNetworkPeersArg, ModeArg, RegistryArgs, RunArgs,
+};
+use crate::cni_files::CniFiles;
 use crate::transport::Offloads;
 
 /// Most lanes a node has: beyond eight cores one pair of nodes is limited by its NIC (DESIGN.md
@@ -50,9 +54,20 @@ pub(crate) struct Config {
     pub(crate) device: String,
     pub(crate) state_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
+    /// None where this agent writes no CNI configuration.
+    pub(crate) cni: Option<CniConfig>,
     pub(crate) metrics_address: SocketAddr,
     pub(crate) offloads: Offloads,
     pub(crate) cipher: CipherArg,
+}
+
+/// The CNI configuration that a run writes.
+#[derive(Clone, Debug)]
+pub(crate) struct CniConfig {
+    pub(crate) files: CniFiles,
+    pub(crate) plugin: Plugin,
+    /// Where plugins are, if that is to be looked at.
+    pub(crate) plugin_dir: Option<PathBuf>,
 }
 
 /// The registry of one run.
@@ -128,6 +143,11 @@ pub(crate) enum ConfigError {
         "--run-dir {} is too long for a socket: allowed are {max} bytes", .path.display()
     )]
     RunDir { path: PathBuf, max: usize },
+    #[error(
+        "--cni-configuration-directory {} is the agent's own folder: name the one that the \
+         container runtime reads, such as /etc/cni/net.d", .0.display()
+    )]
+    CniFolder(PathBuf),
 }
 
 impl Config {
@@ -148,6 +168,7 @@ impl Config {
             device,
             state_dir,
             run_dir,
+            cni,
             metrics_address,
             offload,
             cipher,
@@ -172,6 +193,7 @@ impl Config {
             check_directory(directory, &state_dir)?;
         }
         check_folders(&state_dir, &run_dir)?;
+        let cni = self::cni(cni, &state_dir, &run_dir)?;
         let host_network_peers = match (host_network_peers, mode) {
             // Who insists on encryption does so towards everybody, unless told otherwise.
             (Some(HostNetworkPeersArg::Refuse), _) | (None, ModeArg::Encrypted) => {
@@ -199,10 +221,19 @@ impl Config {
             device,
             state_dir,
             run_dir,
+            cni,
             metrics_address,
             offloads,
             cipher,
         })
+    }
+}
+
+impl Config {
+    /// The UDP port of the last lane.
+    pub(crate) fn last_port(&self) -> u16 {
+        let further = u16::try_from(self.lanes - 1).unwrap_or_default();
+        self.listen_port.saturating_add(further)
     }
 }
 
@@ -298,6 +329,29 @@ fn registry(args: RegistryArgs, is_in_pod: bool) -> Result<RegistryConfig, Confi
         access,
         set_network_available,
     })
+}
+
+fn cni(args: CniArgs, state: &Path, run: &Path) -> Result<Option<CniConfig>, ConfigError> {
+    let Some(folder) = args.cni_configuration_directory else {
+        return Ok(None);
+    };
+    if [state, run].iter().any(|own| full(own) == full(&folder)) {
+        return Err(ConfigError::CniFolder(folder));
+    }
+    Ok(Some(CniConfig {
+        files: cni_files(run, &folder),
+        plugin: match args.cni_plugin {
+            CniPluginArg::Bridge => Plugin::Bridge,
+            CniPluginArg::Ptp => Plugin::Ptp,
+        },
+        plugin_dir: args.cni_plugin_directory,
+    }))
+}
+
+/// Where the CNI configuration is. The link's target is absolute: relative to the link, it would
+/// lead elsewhere.
+pub(crate) fn cni_files(run: &Path, folder: &Path) -> CniFiles {
+    CniFiles::new(full(run), full(folder))
 }
 
 /// As text, without looking at the disk: what is not there yet is checked too.
@@ -471,6 +525,10 @@ mod tests {
             (
                 "--cluster-cidr 10.244.0.0/16 --state-dir /a --run-dir /a",
                 "reboot",
+            ),
+            (
+                "--cluster-cidr 10.244.0.0/16 --run-dir /a --cni-configuration-directory /a",
+                "/etc/cni/net.d",
             ),
         ];
         for (flags, expected) in cases {

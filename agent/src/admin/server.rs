@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::{SOCKET_NAME, ShownHandle, metrics, peers};
+use super::{RUN_DIR_MODE, SOCKET_NAME, ShownHandle, metrics, peers};
 use crate::control::status::Status;
 
 /// How soon a server that could not listen tries again.
@@ -44,9 +44,6 @@ const METRICS_AGE_MAX: Duration = Duration::from_millis(500);
 
 /// Longest request with its headers; a scraper's has some hundred bytes.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
-
-/// Only root may look into the run folder.
-const RUN_DIR_MODE: u32 = 0o700;
 
 /// Only root may ask: the answers name every peer's address.
 const SOCKET_MODE: u32 = 0o600;

@@ -13,7 +13,7 @@ use podwire_core::key::PublicKey;
 use podwire_core::mesh::{DesiredMesh, Incumbents, OwnNode, Pair};
 use podwire_core::node::{Node, NodeName};
 use podwire_core::record::{Mode, Record};
-use podwire_core::underlay_links::UnderlayLinks;
+use podwire_core::underlay_links::{Link, UnderlayLinks};
 use podwire_registry::nodes::Nodes;
 use podwire_registry::registry::Registry;
 use tokio::sync::watch;
@@ -24,12 +24,15 @@ use crate::admin::{GuardCounts, ShownHandle};
 use crate::args::ModeArg;
 use crate::config::Config;
 use crate::control::boot;
+use crate::control::cni_configuration::Cni;
 use crate::control::contradictions;
 use crate::control::data_plane::DataPlane;
 use crate::control::endpoints_in_use::{endpoints_in_use, fallbacks};
 use crate::control::events::Events;
+use crate::control::findings::Findings;
 use crate::control::generations;
 use crate::control::healing::Healing;
+use crate::control::host_checks::HostChecks;
 use crate::control::incumbents;
 use crate::control::mode::{self, ModeDecision, ModeInputs};
 use crate::control::network_available::Announcement;
@@ -79,6 +82,11 @@ pub(crate) struct Agent {
     kernel_due: Option<Instant>,
     pub(super) healing: Healing,
     pub(super) obstacles: Obstacles,
+    pub(super) findings: Findings,
+    pub(super) host_checks: HostChecks,
+    pub(super) cni: Cni,
+    /// As the last pass saw them.
+    pub(super) links: Vec<Link>,
     pub(super) underlay_links: UnderlayLinks,
     pub(super) registry: Registry,
     nodes_receiver: watch::Receiver<Arc<Nodes>>,
@@ -166,6 +174,10 @@ impl Agent {
             kernel_due: None,
             healing: Healing::default(),
             obstacles: Obstacles::default(),
+            findings: Findings::default(),
+            host_checks: HostChecks::default(),
+            cni: Cni::default(),
+            links: Vec::new(),
             underlay_links: UnderlayLinks::default(),
             registry,
             nodes_receiver,
@@ -361,7 +373,7 @@ impl Agent {
             .state
             .set("cannot keep the state of this node", kept);
         self.healing.sum_up(Instant::now());
-        self.obstacles.sum_up(Instant::now());
+        self.sum_up_obstacles(Instant::now());
         // A registry that is lost tells when it is back.
         let is_lacking = self.nodes.is_synchronised() && !self.converged;
         if is_lacking || self.problems.any() {
@@ -379,6 +391,8 @@ impl Agent {
         if let Some(data_plane) = &self.data_plane {
             self.shown.transport.store(Arc::new(data_plane.counters()));
         }
+        self.keep_cni_configuration();
+        self.look_at_host();
         self.show();
         self.tell_events();
         self.announce_network();
