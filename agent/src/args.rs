@@ -33,7 +33,8 @@ pub(crate) enum Command {
     Healthz(QueryArgs),
     /// Exit 0 while the control loop of this node's agent runs, whether the node is ready or not.
     Livez(QueryArgs),
-    /// Remove device, routes and table of Podwire from this node, and nothing else.
+    /// Remove device, routes, table and CNI configuration of Podwire from this node, and nothing
+    /// else.
     Cleanup(CleanupArgs),
     /// Do nothing until SIGTERM: what a pod does whose clean-up is done.
     Wait,
@@ -110,6 +111,8 @@ pub(crate) struct RunArgs {
         value_name = "PATH"
     )]
     pub(crate) run_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) cni: CniArgs,
     /// Where Prometheus metrics are served.
     #[arg(
         long,
@@ -174,6 +177,24 @@ pub(crate) struct RegistryArgs {
     pub(crate) api_server: Option<String>,
 }
 
+/// How pods get their network, where this agent tells the container runtime.
+#[derive(Debug, Args)]
+pub(crate) struct CniArgs {
+    /// Folder of the container runtime's CNI configurations, such as /etc/cni/net.d, for a link
+    /// named 05-podwire.conflist: made once this node is ready, it leads to a file in the run
+    /// folder. In a pod, both folders have to be mounted where the host has them [default: none is
+    /// made].
+    #[arg(long, env = "PODWIRE_CNI_CONFIGURATION_DIRECTORY", value_name = "PATH")]
+    pub(crate) cni_configuration_directory: Option<PathBuf>,
+    /// CNI plugin that makes the links of pods.
+    #[arg(long, env = "PODWIRE_CNI_PLUGIN", value_enum, default_value_t = CniPluginArg::Bridge)]
+    pub(crate) cni_plugin: CniPluginArg,
+    /// Folder of the CNI plugins, such as /opt/cni/bin, to tell which are missing [default: not
+    /// looked at].
+    #[arg(long, env = "PODWIRE_CNI_PLUGIN_DIRECTORY", value_name = "PATH")]
+    pub(crate) cni_plugin_directory: Option<PathBuf>,
+}
+
 /// Questions to the running agent.
 #[derive(Debug, Args)]
 pub(crate) struct QueryArgs {
@@ -204,6 +225,17 @@ pub(crate) struct CleanupArgs {
         value_name = "PATH"
     )]
     pub(crate) state_dir: PathBuf,
+    /// Folder of the agent's sockets and of the CNI configuration.
+    #[arg(
+        long,
+        env = "PODWIRE_RUN_DIR",
+        default_value = "/run/podwire",
+        value_name = "PATH"
+    )]
+    pub(crate) run_dir: PathBuf,
+    /// Folder in which the agent has made the link to the CNI configuration [default: none].
+    #[arg(long, env = "PODWIRE_CNI_CONFIGURATION_DIRECTORY", value_name = "PATH")]
+    pub(crate) cni_configuration_directory: Option<PathBuf>,
     /// Empty the state folder, too: a node that comes back has other keys.
     #[arg(long, env = "PODWIRE_REMOVE_STATE")]
     pub(crate) remove_state: bool,
@@ -284,6 +316,14 @@ pub(crate) enum HostNetworkPeersArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CniPluginArg {
+    /// All pods behind one bridge, podwire-bridge.
+    Bridge,
+    /// A link and a host route for each pod.
+    Ptp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CipherArg {
     /// AVX-512 code where the processor has it, else AWS-LC.
     Auto,
@@ -347,6 +387,7 @@ mod tests {
             ("--mode", "plaintext", "host-network"),
             ("--host-network-peers", "yes", "refuse"),
             ("--log-format", "xml", "json"),
+            ("--cni-plugin", "cilium-cni", "ptp"),
             ("--offload", "tun-gso", "NAME=on or NAME=off"),
             ("--offload", "gso=off", "tun-gso, tun-gro, udp-gso, udp-gro"),
         ] {

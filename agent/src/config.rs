@@ -4,12 +4,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use podwire_core::cni_configuration::Plugin;
 use podwire_core::mesh::{HostNetworkPeers, Policy};
 use podwire_core::node::{InvalidNodeName, NodeName};
 use podwire_registry::kubernetes::{Access, AccessError};
 
 use crate::admin::SOCKET_NAME;
-use crate::args::{CipherArg, CleanupArgs, HostNetworkPeersArg, ModeArg, RegistryArgs, RunArgs};
+use crate::args::{
+    CipherArg, CleanupArgs, CniArgs, CniPluginArg, HostNetworkPeersArg, ModeArg, RegistryArgs,
+    RunArgs,
+};
+use crate::cni_files::CniFiles;
 use crate::transport::Offloads;
 
 /// Most lanes a node has: beyond eight cores one pair of nodes is limited by its NIC (DESIGN.md
@@ -51,9 +56,20 @@ pub(crate) struct Config {
     pub(crate) device: String,
     pub(crate) state_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
+    /// None where this agent writes no CNI configuration.
+    pub(crate) cni: Option<CniConfig>,
     pub(crate) metrics_address: SocketAddr,
     pub(crate) offloads: Offloads,
     pub(crate) cipher: CipherArg,
+}
+
+/// The CNI configuration that a run writes.
+#[derive(Clone, Debug)]
+pub(crate) struct CniConfig {
+    pub(crate) files: CniFiles,
+    pub(crate) plugin: Plugin,
+    /// Where plugins are, if that is to be looked at.
+    pub(crate) plugin_dir: Option<PathBuf>,
 }
 
 /// The registry of one run.
@@ -71,6 +87,8 @@ pub(crate) struct CleanupConfig {
     pub(crate) device: String,
     pub(crate) state_dir: PathBuf,
     pub(crate) remove_state: bool,
+    /// Where the CNI configuration is, if it is to be removed.
+    pub(crate) cni: Option<CniFiles>,
     /// Whose record is removed, and where from.
     pub(crate) record: Option<(NodeName, RegistryConfig)>,
 }
@@ -82,6 +100,8 @@ impl CleanupConfig {
             device,
             state_dir,
             remove_state,
+            run_dir,
+            cni_configuration_directory,
             node_name,
             registry,
         } = args;
@@ -94,6 +114,7 @@ impl CleanupConfig {
             device,
             state_dir,
             remove_state,
+            cni: cni_configuration_directory.map(|folder| cni_files(&run_dir, &folder)),
             record,
         })
     }
@@ -158,6 +179,11 @@ pub(crate) enum ConfigError {
         "--run-dir {} is too long for a socket: allowed are {max} bytes", .path.display()
     )]
     RunDir { path: PathBuf, max: usize },
+    #[error(
+        "--cni-configuration-directory {} is the agent's own folder: name the one that the \
+         container runtime reads, such as /etc/cni/net.d", .0.display()
+    )]
+    CniFolder(PathBuf),
 }
 
 impl Config {
@@ -179,6 +205,7 @@ impl Config {
             device,
             state_dir,
             run_dir,
+            cni,
             metrics_address,
             offload,
             cipher,
@@ -203,14 +230,7 @@ impl Config {
             check_directory(directory, &state_dir)?;
         }
         check_folders(&state_dir, &run_dir)?;
-        let host_network_peers = match (host_network_peers, mode) {
-            // Who insists on encryption does so towards everybody, unless told otherwise.
-            (Some(HostNetworkPeersArg::Refuse), _) | (None, ModeArg::Encrypted) => {
-                HostNetworkPeers::Refuse
-            }
-            (Some(HostNetworkPeersArg::Allow), _)
-            | (None, ModeArg::Auto | ModeArg::HostNetwork) => HostNetworkPeers::Allow,
-        };
+        let cni = self::cni(cni, &state_dir, &run_dir)?;
         let mut offloads = Offloads::default();
         for (name, is_wanted) in offload {
             offloads.set(name, is_wanted);
@@ -222,7 +242,7 @@ impl Config {
             mode,
             policy: Policy {
                 cluster_cidrs: cluster_cidr,
-                host_network_peers,
+                host_network_peers: self::host_network_peers(host_network_peers, mode),
                 endpoint_cidrs: allow_endpoint,
             },
             publish_endpoint: !no_endpoint,
@@ -231,10 +251,19 @@ impl Config {
             device,
             state_dir,
             run_dir,
+            cni,
             metrics_address,
             offloads,
             cipher,
         })
+    }
+}
+
+impl Config {
+    /// The UDP port of the last lane.
+    pub(crate) fn last_port(&self) -> u16 {
+        let further = u16::try_from(self.lanes - 1).unwrap_or_default();
+        self.listen_port.saturating_add(further)
     }
 }
 
@@ -326,6 +355,41 @@ fn registry(args: RegistryArgs, is_in_pod: bool) -> Result<RegistryConfig, Confi
     };
     access.check().map_err(ConfigError::ApiServer)?;
     Ok(RegistryConfig::Kubernetes(access))
+}
+
+/// Who insists on encryption does so towards everybody, unless told otherwise.
+const fn host_network_peers(told: Option<HostNetworkPeersArg>, mode: ModeArg) -> HostNetworkPeers {
+    match (told, mode) {
+        (Some(HostNetworkPeersArg::Refuse), _) | (None, ModeArg::Encrypted) => {
+            HostNetworkPeers::Refuse
+        }
+        (Some(HostNetworkPeersArg::Allow), _) | (None, ModeArg::Auto | ModeArg::HostNetwork) => {
+            HostNetworkPeers::Allow
+        }
+    }
+}
+
+fn cni(args: CniArgs, state: &Path, run: &Path) -> Result<Option<CniConfig>, ConfigError> {
+    let Some(folder) = args.cni_configuration_directory else {
+        return Ok(None);
+    };
+    if [state, run].iter().any(|own| full(own) == full(&folder)) {
+        return Err(ConfigError::CniFolder(folder));
+    }
+    Ok(Some(CniConfig {
+        files: cni_files(run, &folder),
+        plugin: match args.cni_plugin {
+            CniPluginArg::Bridge => Plugin::Bridge,
+            CniPluginArg::Ptp => Plugin::Ptp,
+        },
+        plugin_dir: args.cni_plugin_directory,
+    }))
+}
+
+/// Where the CNI configuration is. The link's target is absolute: relative to the link, it would
+/// lead elsewhere.
+pub(crate) fn cni_files(run: &Path, folder: &Path) -> CniFiles {
+    CniFiles::new(full(run), full(folder))
 }
 
 /// As text, without looking at the disk: what is not there yet is checked too.
@@ -521,6 +585,10 @@ mod tests {
             (
                 "--cluster-cidr 10.244.0.0/16 --state-dir /a --run-dir /a",
                 "reboot",
+            ),
+            (
+                "--cluster-cidr 10.244.0.0/16 --run-dir /a --cni-configuration-directory /a",
+                "/etc/cni/net.d",
             ),
         ];
         for (flags, expected) in cases {

@@ -3,6 +3,7 @@
 
 mod admin;
 mod args;
+mod cni_files;
 mod config;
 mod control;
 mod environment;

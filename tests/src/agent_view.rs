@@ -40,6 +40,10 @@ pub struct Status {
     pub plaintext: Vec<String>,
     /// Routes and rules of others that stand in the way of pod traffic.
     pub obstacles: Vec<String>,
+    /// The CNI configuration, where the agent writes it.
+    pub cni: Option<Cni>,
+    /// What keeps pods of its host from working.
+    pub findings: Vec<Finding>,
     /// The epoch that the record tells.
     pub epoch: u64,
     /// What it did to the registry.
@@ -54,6 +58,24 @@ pub struct Refused {
     /// One word of a small set.
     pub reason: String,
     /// A sentence.
+    pub message: String,
+}
+
+/// The CNI configuration that an agent writes.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Cni {
+    /// Whether it is there.
+    pub in_place: bool,
+    /// What links of pods get.
+    pub mtu: Option<u32>,
+}
+
+/// What keeps pods of a host from working.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Finding {
+    /// One word of a small set.
+    pub kind: String,
+    /// A sentence with the remedy.
     pub message: String,
 }
 
@@ -84,6 +106,8 @@ pub struct Registry {
 /// What the reconciles of an agent did.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Reconcile {
+    /// Passes.
+    pub runs: u64,
     /// Passes that failed.
     pub errors: u64,
     /// Changes of device, addresses, routes and table.

@@ -20,6 +20,12 @@ pub struct Link {
     pub name: String,
     /// What may be behind it.
     pub kind: LinkKind,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Name of the bridge or the like whose port it is.
+    pub master: Option<String>,
+    /// Whether a packet of IPv4 is dropped there to whose source another way leads.
+    pub strict_reverse_path: bool,
     /// Addresses that this node has on it.
     pub addresses: BTreeSet<IpAddr>,
     /// Whether a default route leaves by it.

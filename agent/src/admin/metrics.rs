@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use podwire_core::finding::Kind;
 use podwire_registry::refusals::Reason;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -24,6 +25,11 @@ struct PeerLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,6 +75,7 @@ pub(super) fn text(shown: &Shown, now: Instant) -> String {
     register_control(&mut registry, &status);
     register_obstacles(&mut registry, &status);
     register_refusals(&mut registry, &status);
+    register_findings(&mut registry, &status);
     let mut text = String::new();
     // Writing into a String cannot fail.
     let _ = encode(&mut text, &registry);
@@ -197,6 +204,21 @@ fn register_refusals(registry: &mut Registry, status: &Status) {
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
     registry.register("refused_nodes", "Nodes that are refused, by reason", family);
+}
+
+/// As with refusals, every kind is there at all times.
+fn register_findings(registry: &mut Registry, status: &Status) {
+    let family = Family::<KindLabel, Gauge>::default();
+    for kind in Kind::ALL.map(Kind::as_str) {
+        let findings = status.findings.iter();
+        let count = findings.filter(|found| found.kind == kind).count();
+        let label = KindLabel { kind };
+        family
+            .get_or_create(&label)
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    let help = "What keeps pods of this host from working, by kind: podwire-agent status tells";
+    registry.register("host_findings", help, family);
 }
 
 fn register_control(registry: &mut Registry, status: &Status) {

@@ -27,6 +27,9 @@ pub(crate) use server::{serve_metrics, serve_socket};
 /// Name of the admin socket in the run folder.
 pub(crate) const SOCKET_NAME: &str = "admin.sock";
 
+/// Only root may look into the run folder.
+pub(crate) const RUN_DIR_MODE: u32 = 0o700;
+
 /// What the control plane shows to the admin side: each part replaced as a whole.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {

@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::{SOCKET_NAME, ShownHandle, metrics, peers};
+use super::{RUN_DIR_MODE, SOCKET_NAME, ShownHandle, metrics, peers};
 use crate::control::status::Status;
 
 /// How soon a server that could not listen tries again.
@@ -48,9 +48,6 @@ const REQUEST_BYTES_MAX: usize = 16 << 10;
 /// The control loop turns twice a second, and the longest of its passes, among thousands of peers
 /// on a busy machine, takes seconds. A restart for nothing costs the node's pods as much.
 const TURN_AGE_MAX: Duration = Duration::from_secs(30);
-
-/// Only root may look into the run folder.
-const RUN_DIR_MODE: u32 = 0o700;
 
 /// Only root may ask: the answers name every peer's address.
 const SOCKET_MODE: u32 = 0o600;

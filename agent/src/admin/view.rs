@@ -2,7 +2,9 @@
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::control::status::{DeviceStatus, DropRow, PeerRow, Refused, RegistryStatus, Status};
+use crate::control::status::{
+    CniStatus, DeviceStatus, DropRow, PeerRow, Refused, RegistryStatus, Status,
+};
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -90,6 +92,7 @@ pub(crate) fn status(status: &Status) -> String {
     lines.push(device(&status.device));
     lines.push(format!("pod CIDRs   {}", status.pod_cidrs.join(", ")));
     lines.push(registry(&status.registry));
+    lines.extend(status.cni.as_ref().map(cni));
     let peers = &status.peers;
     lines.push(format!(
         "peers       {}: {} encrypted ({} up), {} host-network, {} closed",
@@ -105,6 +108,8 @@ pub(crate) fn status(status: &Status) -> String {
     }));
     let unroutable = status.unroutable.iter();
     lines.extend(unroutable.map(|(node, why)| format!("unroutable  {node}: {why}")));
+    let findings = status.findings.iter();
+    lines.extend(findings.map(|found| format!("host        {}", found.message)));
     let unnamed = status.obstacles_total - status.obstacles.len();
     let unnamed = (unnamed > 0).then(|| format!("and {unnamed} more"));
     let obstacles = status.obstacles.iter().cloned().chain(unnamed);
@@ -153,6 +158,22 @@ fn device(device: &DeviceStatus) -> String {
         format!("no {name}")
     };
     format!("device      {state}; {routes} routes, guard {guard}")
+}
+
+fn cni(cni: &CniStatus) -> String {
+    let CniStatus {
+        configuration,
+        in_place,
+        plugin,
+        mtu,
+    } = cni;
+    let state = if *in_place {
+        "in place"
+    } else {
+        "not in place"
+    };
+    let mtu = mtu.map(|mtu| format!(", MTU {mtu}")).unwrap_or_default();
+    format!("cni         {configuration} {state}; {plugin}{mtu}")
 }
 
 fn registry(registry: &RegistryStatus) -> String {

@@ -13,7 +13,7 @@ use podwire_core::key::PublicKey;
 use podwire_core::mesh::{DesiredMesh, Incumbents, OwnNode, Pair};
 use podwire_core::node::{Node, NodeName};
 use podwire_core::record::{Mode, Record};
-use podwire_core::underlay_links::UnderlayLinks;
+use podwire_core::underlay_links::{Link, UnderlayLinks};
 use podwire_dataplane::PeerStatus;
 use podwire_registry::nodes::Nodes;
 use podwire_registry::registry::Registry;
@@ -25,12 +25,16 @@ use crate::admin::{GuardCounts, ShownHandle};
 use crate::args::ModeArg;
 use crate::config::Config;
 use crate::control::boot;
+use crate::control::cause::Cause;
+use crate::control::cni_configuration::Cni;
 use crate::control::contradictions;
 use crate::control::data_plane::DataPlane;
 use crate::control::endpoints_in_use::{endpoints_in_use, fallbacks};
 use crate::control::events::Events;
+use crate::control::findings::Findings;
 use crate::control::generations;
 use crate::control::healing::Healing;
+use crate::control::host_checks::HostChecks;
 use crate::control::incumbents;
 use crate::control::mode::{self, ModeDecision, ModeInputs};
 use crate::control::network_available::Announcement;
@@ -52,24 +56,6 @@ const VERIFY_INTERVAL: Duration = Duration::from_secs(30);
 /// Least time between two writes of the snapshot, each of which is synced to the disk as a whole.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Why the control loop woke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// The agent has just started: guards and the last known mesh, before anything else.
-    Start,
-    /// The registry told something new.
-    Registry,
-    /// Somebody changed links, addresses, routes, rules or nftables, or the transport lost its
-    /// device or learnt a path MTU.
-    Kernel,
-    /// A peer answers at another endpoint than its first, or no longer does.
-    Endpoint,
-    /// What failed or was lacking is tried again.
-    Retry,
-    /// Nothing was told for a while: some changes are told by nobody.
-    Verify,
-}
-
 /// The agent of this node.
 #[derive(Debug)]
 pub(crate) struct Agent {
@@ -78,12 +64,17 @@ pub(crate) struct Agent {
     pub(super) netlink: Netlink,
     pub(super) watch: Watch,
     /// When the kernel is observed after the last notification.
-    kernel_due: Option<Instant>,
+    pub(super) kernel_due: Option<Instant>,
     pub(super) healing: Healing,
     pub(super) obstacles: Obstacles,
+    pub(super) findings: Findings,
+    pub(super) host_checks: HostChecks,
+    pub(super) cni: Cni,
+    /// As the last pass saw them.
+    pub(super) links: Vec<Link>,
     pub(super) underlay_links: UnderlayLinks,
     pub(super) registry: Registry,
-    nodes_receiver: watch::Receiver<Arc<Nodes>>,
+    pub(super) nodes_receiver: watch::Receiver<Arc<Nodes>>,
     watcher: JoinHandle<Infallible>,
     /// Must be over before anything is written.
     pub(super) tidying: Option<JoinHandle<()>>,
@@ -125,6 +116,18 @@ pub(crate) struct Agent {
     pub(super) ready: bool,
 }
 
+/// Whether the guards of the start are in force.
+async fn close(netlink: &mut Netlink, config: &Config) -> bool {
+    let (name, device) = (&config.node_name, &config.device);
+    let closed = boot::close(netlink, name, &config.policy, device).await;
+    let is_closed = closed.is_ok();
+    if let Err(error) = closed {
+        let error = anyhow::Error::new(error);
+        warn!("cannot install the guards of the start: {error:#}");
+    }
+    is_closed
+}
+
 impl Agent {
     /// Opens everything, installs the guards from what the disk knows, and brings up what the last
     /// known mesh needs. The registry is followed from here on.
@@ -143,12 +146,7 @@ impl Agent {
             // The registry tells the own addresses later.
             Err(error) => debug!(%error, "cannot look for the own addresses"),
         }
-        let closed = boot::close(&mut netlink, &config.node_name, policy, &config.device).await;
-        let guarded = closed.is_ok();
-        if let Err(error) = closed {
-            let error = anyhow::Error::new(error);
-            warn!("cannot install the guards of the start: {error:#}");
-        }
+        let guarded = close(&mut netlink, &config).await;
         let state = State::open(&config.state_dir, config.lanes, SystemTime::now())?;
         let watch = Watch::open()?;
         let Opened {
@@ -173,6 +171,10 @@ impl Agent {
             kernel_due: None,
             healing: Healing::default(),
             obstacles: Obstacles::default(),
+            findings: Findings::default(),
+            host_checks: HostChecks::default(),
+            cni: Cni::default(),
+            links: Vec::new(),
             underlay_links: UnderlayLinks::default(),
             registry,
             nodes_receiver,
@@ -207,53 +209,6 @@ impl Agent {
     /// What the admin side shows.
     pub(crate) fn shown(&self) -> ShownHandle {
         Arc::clone(&self.shown)
-    }
-
-    /// Waits for the next reason to reconcile. Dropping the future loses nothing.
-    pub(crate) async fn changed(&mut self) -> Cause {
-        loop {
-            let kernel_due = self.kernel_due;
-            let settled = async {
-                match kernel_due {
-                    Some(due) => tokio::time::sleep_until(due.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let transport = async {
-                match &self.data_plane {
-                    Some(data_plane) => data_plane.changed().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let published = async {
-                match &mut self.publishing {
-                    Some(publishing) => publishing.ended().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let (rests_until, nodes) = (self.rests_until, &mut self.nodes_receiver);
-            let told = async {
-                tokio::time::sleep_until(rests_until.into()).await;
-                nodes.changed().await
-            };
-            tokio::select! {
-                // The watcher outlives the agent, so the sender cannot be gone.
-                Ok(()) = told => return Cause::Registry,
-                done = published => {
-                    self.published(done);
-                    continue;
-                }
-                () = self.watch.changed() => {}
-                () = transport => {}
-                () = settled => {
-                    self.kernel_due = None;
-                    return Cause::Kernel;
-                }
-            }
-            let healing = &self.healing;
-            self.kernel_due
-                .get_or_insert_with(|| healing.due(Instant::now()));
-        }
     }
 
     /// Takes over what the registry told last.
@@ -378,7 +333,7 @@ impl Agent {
             .state
             .set("cannot keep the state of this node", kept);
         self.healing.sum_up(Instant::now());
-        self.obstacles.sum_up(Instant::now());
+        self.sum_up_obstacles(Instant::now());
         // A registry that is lost tells when it is back.
         let is_lacking = self.nodes.is_synchronised() && !self.converged;
         let is_rested = Instant::now() >= self.rests_until;
@@ -397,6 +352,8 @@ impl Agent {
         if let Some(data_plane) = &self.data_plane {
             self.shown.transport.store(Arc::new(data_plane.counters()));
         }
+        self.keep_cni_configuration();
+        self.look_at_host();
         self.show();
         self.tell_events();
         self.announce_network();

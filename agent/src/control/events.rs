@@ -33,6 +33,8 @@ const CLAIM_REFUSED: &str = "ClaimRefused";
 const PLAINTEXT_PAIRS: &str = "PlaintextPairs";
 /// The TUN device cannot be used.
 const DEVICE_UNUSABLE: &str = "DeviceUnusable";
+/// What keeps pods of this host from working.
+const HOST_NOT_FIT: &str = "HostNotFit";
 /// The registry was out of reach; told once it is back.
 const REGISTRY_LOST: &str = "RegistryLost";
 
@@ -171,6 +173,9 @@ impl Agent {
             .collect();
         let device = self.problems.device.text().map(str::to_owned);
         let device = device.or_else(|| self.problems.fallback.clone());
+        let found = self.findings.list();
+        let cni = self.problems.cni.text().map(str::to_owned);
+        let found: Vec<String> = found.into_iter().chain(cni).collect();
         [
             (
                 CLAIM_REFUSED,
@@ -181,6 +186,10 @@ impl Agent {
                 (!status.plaintext.is_empty()).then(|| in_one_line(&status.plaintext)),
             ),
             (DEVICE_UNUSABLE, device),
+            (
+                HOST_NOT_FIT,
+                (!found.is_empty()).then(|| in_one_line(&found)),
+            ),
         ]
         .into_iter()
         .filter_map(|(reason, note)| Some((reason, note?)))

@@ -2,6 +2,7 @@
 
 use podwire_core::kernel::Underlay;
 use podwire_core::mesh::DesiredMesh;
+use podwire_core::reverse_path::strict_ways;
 use podwire_core::underlay_links::underlay_links;
 
 use super::agent::Agent;
@@ -16,9 +17,11 @@ impl Agent {
         mesh: &DesiredMesh,
         paths: &Underlay,
     ) -> anyhow::Result<()> {
-        let links = self.netlink.links(&mesh.own.pod_cidrs).await?;
+        self.links = self.netlink.links(&mesh.own.pod_cidrs).await?;
         let device = &self.config.device;
-        self.underlay_links = underlay_links(&links, paths, mesh, device, &self.underlay_links);
+        self.underlay_links =
+            underlay_links(&self.links, paths, mesh, device, &self.underlay_links);
+        self.host_checks.strict_ways = strict_ways(&mesh.own, &self.links, paths);
         let shared: Vec<_> = self.underlay_links.shared.iter().cloned().collect();
         let problem = (!shared.is_empty()).then(|| {
             format!(

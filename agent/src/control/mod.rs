@@ -2,16 +2,22 @@
 
 mod agent;
 mod boot;
+mod bridge_netfilter;
+mod cause;
 mod cipher;
 pub(crate) mod cleanup;
 mod closing;
+mod cni_configuration;
 mod contradictions;
 mod data_plane;
 mod endpoints_in_use;
 mod events;
+mod findings;
 mod forwarding;
+mod found;
 mod generations;
 mod healing;
+mod host_checks;
 mod incumbents;
 mod links;
 mod mode;

@@ -1,7 +1,6 @@
 //! Routes and rules of others that stand in the way of pod traffic: looked for at every pass, told
 //! when they come and go, never touched.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use podwire_core::kernel::{Guard, Kernel};
@@ -9,52 +8,11 @@ use podwire_core::obstacles::{Obstacle, obstacles};
 use tracing::{debug, info, warn};
 
 use super::agent::Agent;
-use super::repeat_log::{RepeatLog, in_one_line};
+use super::found::Found;
+use super::repeat_log::Summary;
 
 /// What stands in the way now.
-#[derive(Debug, Default)]
-pub(super) struct Obstacles {
-    found: BTreeSet<Obstacle>,
-    log: RepeatLog,
-}
-
-impl Obstacles {
-    /// All of them, in words.
-    pub(super) fn list(&self) -> Vec<String> {
-        self.found.iter().map(ToString::to_string).collect()
-    }
-
-    fn replace(&mut self, found: BTreeSet<Obstacle>, now: Instant) {
-        let words = |set: Vec<&Obstacle>| -> Vec<String> {
-            set.into_iter().map(ToString::to_string).collect()
-        };
-        let new = words(found.difference(&self.found).collect());
-        if !new.is_empty() && self.log.is_news(&new, now) {
-            warn!(
-                what = in_one_line(&new),
-                "stands in the way of pod traffic: its owner should remove it; it is not touched, \
-                 and nothing passes by it in plaintext"
-            );
-        }
-        let gone = words(self.found.difference(&found).collect());
-        let farewell: Vec<String> = gone.iter().map(|thing| format!("{thing} gone")).collect();
-        if !gone.is_empty() && self.log.is_news(&farewell, now) {
-            info!(what = in_one_line(&gone), "no longer stands in the way");
-        }
-        self.found = found;
-    }
-
-    /// Ends a window of repeated comings and goings.
-    pub(super) fn sum_up(&mut self, now: Instant) {
-        if let Some(summary) = self.log.sum_up(now) {
-            let (times, what) = (summary.times, summary.named);
-            warn!(
-                times,
-                what, "came and went, within a minute, in the way of pod traffic"
-            );
-        }
-    }
-}
+pub(super) type Obstacles = Found<Obstacle>;
 
 impl Agent {
     /// Looks for what stands in the way of `desired`. Not to see it costs a hint, nothing more.
@@ -65,9 +23,29 @@ impl Agent {
         match self.netlink.foreign(guard).await {
             Ok(foreign) => {
                 let found = obstacles(desired, &foreign);
-                self.obstacles.replace(found, Instant::now());
+                let news = self.obstacles.replace(found, Instant::now());
+                if let Some(what) = news.come {
+                    warn!(
+                        what,
+                        "stands in the way of pod traffic: its owner should remove it; it is not \
+                         touched, and nothing passes by it in plaintext"
+                    );
+                }
+                if let Some(what) = news.gone {
+                    info!(what, "no longer stands in the way");
+                }
             }
             Err(error) => debug!(%error, "cannot look for routes and rules in the way"),
+        }
+    }
+
+    /// Ends a window of repeated comings and goings.
+    pub(super) fn sum_up_obstacles(&mut self, now: Instant) {
+        if let Some(Summary { times, named: what }) = self.obstacles.sum_up(now) {
+            warn!(
+                times,
+                what, "came and went, within a minute, in the way of pod traffic"
+            );
         }
     }
 }

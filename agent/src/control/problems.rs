@@ -39,6 +39,8 @@ impl Problem {
 /// Everything that can be wrong.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
+    /// The CNI configuration cannot be written: the mesh works, and no pod starts.
+    pub(super) cni: Problem,
     /// Flags and what the registry says of this node contradict each other.
     pub(super) configuration: Problem,
     /// The TUN device cannot be used.
@@ -70,6 +72,7 @@ impl Problems {
     /// All of it, in words.
     pub(super) fn list(&self) -> Vec<String> {
         [
+            &self.cni,
             &self.configuration,
             &self.device,
             &self.forwarding,

@@ -15,7 +15,8 @@ use podwire_core::record::Mode;
 use podwire_dataplane::PeerConfig;
 use tracing::{debug, info, warn};
 
-use super::agent::{Agent, Cause};
+use super::agent::Agent;
+use super::cause::Cause;
 use super::cipher;
 use super::closing::{closes_without_a_table, is_guard, is_guard_unread, needs_data_plane};
 use super::contradictions::{self, Contradiction};

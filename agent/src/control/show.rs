@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use podwire_core::finding::Finding;
 use podwire_core::mesh::Pair;
 use podwire_registry::nodes::Synchronisation;
 
 use super::agent::Agent;
 use super::mode::ModeDecision;
 use super::refusals::{refusals, tell};
-use super::status::{API_VERSION, DeviceStatus, PeerCounts, Refused, RegistryStatus, Status};
+use super::status::{
+    API_VERSION, DeviceStatus, FindingRow, PeerCounts, Refused, RegistryStatus, Status,
+};
 
 /// Obstacles that are named: each is a series of a metric too.
 const OBSTACLES_MAX: usize = 20;
@@ -94,6 +97,8 @@ impl Agent {
             plaintext: self.of_nodes.plaintext.clone(),
             obstacles,
             obstacles_total,
+            cni: self.cni_status(),
+            findings: self.finding_rows(),
             reconcile: self.progress.clone(),
         };
         self.shown.status.store(Arc::new(status));
@@ -135,6 +140,15 @@ impl Agent {
             }
         }
         counts
+    }
+
+    fn finding_rows(&self) -> Vec<FindingRow> {
+        let findings = self.findings.things().iter();
+        let row = |finding: &Finding| FindingRow {
+            kind: finding.kind().as_str().to_owned(),
+            message: finding.to_string(),
+        };
+        findings.map(row).collect()
     }
 
     fn plaintext(&self) -> Vec<String> {

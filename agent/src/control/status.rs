@@ -40,6 +40,12 @@ pub(crate) struct Status {
     pub(crate) obstacles: Vec<String>,
     /// How many there are.
     pub(crate) obstacles_total: usize,
+    /// The CNI configuration, where this agent writes it.
+    #[serde(default)]
+    pub(crate) cni: Option<CniStatus>,
+    /// What keeps pods of this host from working, with its remedy; it is not touched.
+    #[serde(default)]
+    pub(crate) findings: Vec<FindingRow>,
     pub(crate) reconcile: ReconcileStatus,
 }
 
@@ -48,6 +54,25 @@ pub(crate) struct Status {
 pub(crate) struct Refused {
     /// A word: see [`podwire_registry::refusals::Reason`].
     pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// The CNI configuration that this agent writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CniStatus {
+    /// Path of its symbolic link.
+    pub(crate) configuration: String,
+    pub(crate) in_place: bool,
+    pub(crate) plugin: String,
+    /// What links of pods get, once that is decided.
+    pub(crate) mtu: Option<u32>,
+}
+
+/// Something that is found at the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FindingRow {
+    /// A word: see [`podwire_core::finding::Kind`].
+    pub(crate) kind: String,
     pub(crate) message: String,
 }
 

@@ -17,7 +17,8 @@ use netlink_packet_netfilter::nftables::{
 use podwire_core::kernel::{Guard, GuardTable};
 use rtnetlink::packet_core::DefaultNla;
 
-use self::ruleset::{EGRESS_REFUSED, INGRESS_DROPPED, TABLE};
+pub(super) use self::ruleset::TABLE;
+use self::ruleset::{EGRESS_REFUSED, INGRESS_DROPPED};
 use super::nftables::{Dumped, Nftables, attributes_in, value};
 
 /// Attribute numbers of `linux/netfilter/nf_tables.h`.
@@ -254,6 +255,7 @@ fn read_counters(nftables: &mut Nftables) -> io::Result<GuardCounters> {
         let name = object.value(attribute::OBJECT_NAME).unwrap_or_default();
         let data = object.value(attribute::OBJECT_DATA).unwrap_or_default();
         let data = Dumped {
+            family: object.family,
             attributes: attributes_in(&data)?,
         };
         let packets = data

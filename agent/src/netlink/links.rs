@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use podwire_core::underlay_links::{Link, LinkKind};
 use rtnetlink::Handle;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use rtnetlink::packet_route::route::RouteAttribute;
 
 use super::device::{all_addresses, all_links};
@@ -17,10 +19,18 @@ use super::underlay::route_to;
 /// Documentation addresses (RFC 5737, RFC 3849): routed like any stranger's.
 const STRANGERS: [&str; 2] = ["203.0.113.1", "2001:db8:ffff::1"];
 
+/// `net.ipv4.conf.*.rp_filter`: "strict" (RFC 3704 section 2.2).
+const REVERSE_PATH_STRICT: i32 = 1;
+
 /// A link as dumped.
 struct Dumped {
     name: String,
     kind: LinkKind,
+    mtu: u32,
+    /// `net.ipv4.conf.*.rp_filter`.
+    reverse_path: i32,
+    /// Index of the link whose port it is.
+    master: Option<u32>,
     is_loopback: bool,
 }
 
@@ -38,11 +48,19 @@ pub(super) async fn links(
             own_pods.entry(link).or_default().insert(key.destination);
         }
     }
-    let dumped = dumped(handle).await?.into_iter();
-    let others = dumped.filter(|(_, link)| !link.is_loopback);
+    let dumped = dumped(handle).await?;
+    let names: BTreeMap<u32, String> = dumped
+        .iter()
+        .map(|(index, link)| (*index, link.name.clone()))
+        .collect();
+    let of_all = reverse_path_of_all();
+    let others = dumped.into_iter().filter(|(_, link)| !link.is_loopback);
     let links = others.map(|(index, link)| Link {
         name: link.name,
         kind: link.kind,
+        mtu: link.mtu,
+        master: link.master.and_then(|index| names.get(&index).cloned()),
+        strict_reverse_path: link.reverse_path.max(of_all) == REVERSE_PATH_STRICT,
         addresses: addresses.remove(&index).unwrap_or_default(),
         has_default_route: routes.has_default(index),
         own_pods: own_pods.remove(&index).unwrap_or_default(),
@@ -105,11 +123,17 @@ fn link(message: LinkMessage) -> Dumped {
     let mut link = Dumped {
         name: String::new(),
         kind: LinkKind::Wire,
+        mtu: 0,
+        reverse_path: 0,
+        master: None,
         is_loopback: message.header.flags.contains(LinkFlags::Loopback),
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::AfSpecUnspec(families) => link.reverse_path = reverse_path(&families),
+            LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::LinkInfo(infos) => {
                 let kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind),
@@ -121,6 +145,25 @@ fn link(message: LinkMessage) -> Dumped {
         }
     }
     link
+}
+
+fn reverse_path(families: &[AfSpecUnspec]) -> i32 {
+    let settings = families.iter().flat_map(|family| match family {
+        AfSpecUnspec::Inet(settings) => settings.as_slice(),
+        _ => &[],
+    });
+    let mut filters = settings.filter_map(|setting| match setting {
+        AfSpecInet::DevConf(conf) => Some(conf.rp_filter),
+        _ => None,
+    });
+    filters.next().unwrap_or_default()
+}
+
+/// The setting for all links: the kernel takes the larger one.
+fn reverse_path_of_all() -> i32 {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter");
+    let number = text.ok().and_then(|text| text.trim().parse().ok());
+    number.unwrap_or_default()
 }
 
 /// A network card has no driver of links.

@@ -15,6 +15,8 @@ mod foreign;
 mod guard;
 mod links;
 mod nftables;
+mod packet_filter;
+mod pod_bridge;
 mod route;
 mod rule;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use podwire_core::kernel::{
     Change, Device, Guard, GuardTable, Kernel, RouteAction, Rule, Underlay,
 };
 use podwire_core::obstacles::Foreign;
+use podwire_core::packet_filter::Ruleset;
 use podwire_core::underlay_links::Link;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
@@ -37,6 +40,7 @@ use tokio::task::JoinHandle;
 pub(crate) use self::cleanup::Removed;
 pub(crate) use self::error::{Error, has_net_admin};
 pub(crate) use self::guard::GuardCounters;
+pub(crate) use self::pod_bridge::BridgeRemoval;
 pub(crate) use self::watch::Watch;
 
 use self::guard::{InstallError, Installed};
@@ -331,6 +335,38 @@ impl Netlink {
     )]
     pub(crate) fn guard_counters(&self) -> Result<GuardCounters, Error> {
         guard::counters().map_err(|source| Error::guard("read", source))
+    }
+
+    /// A number that changes with every packet filter of this node.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`].
+    #[expect(
+        clippy::unused_self,
+        reason = "the namespace is that of this connection's thread"
+    )]
+    pub(crate) fn packet_filter_generation(&self) -> Result<u32, Error> {
+        packet_filter::generation().map_err(|source| Error::Read {
+            what: "the packet filters",
+            source,
+        })
+    }
+
+    /// The packet filters of others.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`].
+    #[expect(
+        clippy::unused_self,
+        reason = "the namespace is that of this connection's thread"
+    )]
+    pub(crate) fn packet_filters(&self) -> Result<Ruleset, Error> {
+        packet_filter::read().map_err(|source| Error::Read {
+            what: "the packet filters",
+            source,
+        })
     }
 
     fn address_error(&self, address: IpNet, source: std::io::Error) -> Error {

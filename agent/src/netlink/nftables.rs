@@ -43,6 +43,8 @@ const DUMP_ATTEMPTS: usize = 5;
 /// One message of a dump.
 #[derive(Debug)]
 pub(super) struct Dumped {
+    /// The family of its table.
+    pub(super) family: NetfilterProtoFamily,
     /// The attributes of the object.
     pub(super) attributes: Vec<DefaultNla>,
 }
@@ -111,7 +113,7 @@ impl Nftables {
 
     /// Asks for one object; `None` if there is none.
     pub(super) fn get(&mut self, message: NfTablesMessage) -> io::Result<Option<Dumped>> {
-        self.request(message, 0)?;
+        self.request(NetfilterProtoFamily::Inet, message, 0)?;
         match self.receive()?.into_iter().next() {
             Some(message) if message.kind == MESSAGE_ERROR => match error(&message.payload) {
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(None),
@@ -123,18 +125,31 @@ impl Nftables {
         }
     }
 
-    /// Asks for all objects of a kind.
+    /// Asks for all objects of a kind in the family of our table.
     pub(super) fn dump(&mut self, message: &NfTablesMessage) -> io::Result<Vec<Dumped>> {
+        self.dump_of(NetfilterProtoFamily::Inet, message)
+    }
+
+    /// Asks for all objects of a kind in one family, or in all of them (unspecified).
+    pub(super) fn dump_of(
+        &mut self,
+        family: NetfilterProtoFamily,
+        message: &NfTablesMessage,
+    ) -> io::Result<Vec<Dumped>> {
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(dumped) = self.dump_once(message.clone())? {
+            if let Some(dumped) = self.dump_once(family, message.clone())? {
                 return Ok(dumped);
             }
         }
         Err(Errno::AGAIN.into())
     }
 
-    fn dump_once(&mut self, message: NfTablesMessage) -> io::Result<Option<Vec<Dumped>>> {
-        self.request(message, NLM_F_DUMP)?;
+    fn dump_once(
+        &mut self,
+        family: NetfilterProtoFamily,
+        message: NfTablesMessage,
+    ) -> io::Result<Option<Vec<Dumped>>> {
+        self.request(family, message, NLM_F_DUMP)?;
         let mut dumped = Vec::new();
         let mut interrupted = false;
         loop {
@@ -165,8 +180,13 @@ impl Nftables {
             .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    fn request(&mut self, message: NfTablesMessage, flags: u16) -> io::Result<()> {
-        let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+    fn request(
+        &mut self,
+        family: NetfilterProtoFamily,
+        message: NfTablesMessage,
+        flags: u16,
+    ) -> io::Result<()> {
+        let header = NetfilterHeader::new(family, 0, 0);
         let mut buffer = Vec::new();
         self.append(
             &mut buffer,
@@ -223,7 +243,9 @@ impl Raw {
             .payload
             .get(NETFILTER_HEADER_LENGTH..)
             .unwrap_or_default();
+        let family = self.payload.first().copied().unwrap_or_default();
         Ok(Dumped {
+            family: family.into(),
             attributes: attributes_in(attributes)?,
         })
     }

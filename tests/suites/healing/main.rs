@@ -3,6 +3,7 @@
 
 mod clock;
 mod crash;
+mod host;
 mod leftovers;
 mod local_state;
 mod lockout;
@@ -18,7 +19,7 @@ use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
     // The longest first, so that nothing waits for it at the end.
-    let suites: [&[Test]; 8] = [
+    let suites: [&[Test]; 9] = [
         clock::TESTS,
         crash::TESTS,
         local_state::TESTS,
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         leftovers::TESTS,
         lockout::TESTS,
         obstacles::TESTS,
+        host::TESTS,
         registry::TESTS,
     ];
     suite::run(suites.concat())

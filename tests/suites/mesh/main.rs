@@ -7,6 +7,7 @@ mod bulk;
 mod change;
 mod ciphers;
 mod cleanup;
+mod cni;
 mod ecn;
 mod host_network;
 mod hosts;
@@ -26,7 +27,7 @@ use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
     // The longest first, so that nothing waits for it at the end.
-    let suites: [&[Test]; 15] = [
+    let suites: [&[Test]; 16] = [
         rest::TESTS,
         scale::TESTS,
         change::TESTS,
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         start::TESTS,
         host_network::TESTS,
         paths::TESTS,
+        cni::TESTS,
         ciphers::TESTS,
         offloads::TESTS,
         lanes::TESTS,

@@ -24,7 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
 const USAGE: i32 = 2;
 
 /// A flag without its dashes, a value, and what is allowed in its place.
-const BAD_VALUES: [(&str, &str, &str); 38] = [
+const BAD_VALUES: [(&str, &str, &str); 39] = [
     ("node-name", "", "lower-case letters"),
     ("node-name", "Node_1", "lower-case letters"),
     ("node-name", "node 1", "lower-case letters"),
@@ -71,6 +71,7 @@ const BAD_VALUES: [(&str, &str, &str); 38] = [
     ("log", "inof", "error, warn, info, debug, trace"),
     ("log", "", "TARGET=LEVEL"),
     ("log-format", "xml", "json"),
+    ("cni-plugin", "macvlan", "ptp"),
 ];
 
 /// Command lines whose words are wrong, and what is said.

@@ -16,6 +16,9 @@ fn link(name: &str, kind: LinkKind, addresses: &[&str]) -> Link {
     Link {
         name: name.to_owned(),
         kind,
+        mtu: 1500,
+        master: None,
+        strict_reverse_path: false,
         addresses: addresses
             .iter()
             .map(|text| text.parse().expect("address"))

@@ -17,7 +17,7 @@ use super::GuardCounters;
 use super::expression::{Direction, Family, Field, LINK_NAME_LENGTH, Rule, link_name};
 
 /// Name of the table, in the family `inet`.
-pub(super) const TABLE: &str = "podwire";
+pub(in crate::netlink) const TABLE: &str = "podwire";
 
 /// Counter of packets that the egress guard refused.
 pub(super) const EGRESS_REFUSED: &str = "egress_refused";

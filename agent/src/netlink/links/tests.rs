@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 
 use super::super::Netlink;
-use super::super::tests::namespace::{Namespace, ip, up};
+use super::super::tests::namespace::{Namespace, ip, set, up};
 use super::*;
 
 const OWN: [&str; 2] = ["10.244.1.0/24", "fd00:10:244:1::/64"];
@@ -73,6 +73,46 @@ fn links_are_shown_with_their_kind_default_routes_and_neighbouring_pods() {
     for kind in [InfoKind::Vlan, InfoKind::Bond, InfoKind::Team] {
         assert_eq!(of_driver(&kind), LinkKind::Wire, "{kind}");
     }
+}
+
+#[test]
+fn a_port_is_shown_with_its_bridge_and_its_mtu() {
+    node().block_on(async || {
+        ip("link set eth0 mtu 1420 master cni0");
+        let mut netlink = Netlink::open("podwire0").expect("a socket");
+        netlink.observe().await.expect("observed");
+        let links = netlink.links(&[]).await.expect("looked at");
+        let (port, other) = (found(&links, "eth0"), found(&links, "eth1"));
+        assert_eq!((port.master.as_deref(), port.mtu), (Some("cni0"), 1420));
+        assert_eq!((other.master.as_deref(), other.mtu), (None, 1500));
+    });
+}
+
+#[test]
+fn a_strict_reverse_path_filter_is_seen_unless_that_of_all_links_is_loose() {
+    node().block_on(async || {
+        set("ipv4/conf/all/rp_filter", "0");
+        set("ipv4/conf/eth0/rp_filter", "1");
+        set("ipv4/conf/eth1/rp_filter", "2");
+        let strict = async || -> Vec<String> {
+            let mut netlink = Netlink::open("podwire0").expect("a socket");
+            netlink.observe().await.expect("observed");
+            let links = netlink.links(&[]).await.expect("looked at").into_iter();
+            let strict = links.filter(|link| link.strict_reverse_path);
+            let names = strict.map(|link| link.name);
+            names
+                .filter(|name| ["eth0", "eth1"].contains(&name.as_str()))
+                .collect()
+        };
+        assert_eq!(strict().await, ["eth0"]);
+        set("ipv4/conf/eth0/rp_filter", "0");
+        assert!(strict().await.is_empty());
+        set("ipv4/conf/all/rp_filter", "1");
+        assert_eq!(strict().await, ["eth0"]);
+        set("ipv4/conf/all/rp_filter", "2");
+        set("ipv4/conf/eth0/rp_filter", "1");
+        assert!(strict().await.is_empty());
+    });
 }
 
 #[test]

@@ -1,0 +1,140 @@
+//! What is found at a host that keeps pods from working, and that Podwire never changes: it is an
+//! operator's, or another program's. Each is told with its remedy.
+
+use std::fmt;
+
+use crate::needed_traffic::Filtered;
+use crate::pod_mtu::OtherMtu;
+use crate::reverse_path::StrictWay;
+
+/// One such thing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Finding {
+    /// A CNI configuration of somebody else that the runtime takes instead of ours.
+    OtherConfigurationFirst {
+        /// The folder of CNI configurations.
+        folder: String,
+        /// Its name there.
+        file: String,
+        /// Ours.
+        own: &'static str,
+    },
+    /// CNI plugins that the configuration names are not installed.
+    PluginsMissing {
+        /// The folder of CNI plugins.
+        folder: String,
+        /// Their names.
+        programs: Vec<&'static str>,
+    },
+    /// Pods that were made with another MTU.
+    PodMtu(OtherMtu),
+    /// What bridged pods send each other passes by Services.
+    BridgeNetfilterOff {
+        /// The settings, as sysctl(8) names them.
+        settings: Vec<&'static str>,
+    },
+    /// A reverse path filter drops what peers send.
+    StrictWay(StrictWay),
+    /// A packet filter drops what is needed.
+    Filtered(Filtered),
+}
+
+/// The kinds of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// [`Finding::OtherConfigurationFirst`].
+    OtherConfigurationFirst,
+    /// [`Finding::PluginsMissing`].
+    PluginsMissing,
+    /// [`Finding::PodMtu`].
+    PodMtu,
+    /// [`Finding::BridgeNetfilterOff`].
+    BridgeNetfilterOff,
+    /// [`Finding::StrictWay`].
+    StrictWay,
+    /// [`Finding::Filtered`].
+    Filtered,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::OtherConfigurationFirst,
+        Self::PluginsMissing,
+        Self::PodMtu,
+        Self::BridgeNetfilterOff,
+        Self::StrictWay,
+        Self::Filtered,
+    ];
+
+    /// A word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OtherConfigurationFirst => "cni-configuration",
+            Self::PluginsMissing => "cni-plugins",
+            Self::PodMtu => "pod-mtu",
+            Self::BridgeNetfilterOff => "bridge-netfilter",
+            Self::StrictWay => "reverse-path",
+            Self::Filtered => "packet-filter",
+        }
+    }
+}
+
+impl Finding {
+    /// Which kind it is of.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::OtherConfigurationFirst { .. } => Kind::OtherConfigurationFirst,
+            Self::PluginsMissing { .. } => Kind::PluginsMissing,
+            Self::PodMtu(_) => Kind::PodMtu,
+            Self::BridgeNetfilterOff { .. } => Kind::BridgeNetfilterOff,
+            Self::StrictWay(_) => Kind::StrictWay,
+            Self::Filtered(_) => Kind::Filtered,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherConfigurationFirst { folder, file, own } => write!(
+                f,
+                "{folder}/{file} sorts before {own}, so that the container runtime takes that one \
+                 and new pods are not in the mesh: move it out of the folder"
+            ),
+            Self::PluginsMissing { folder, programs } => write!(
+                f,
+                "no {} in {folder}, so that no pod starts: install the reference CNI plugins there",
+                programs.join(", ")
+            ),
+            Self::PodMtu(OtherMtu {
+                count,
+                first,
+                found,
+                wanted,
+            }) => write!(
+                f,
+                "pods with another MTU than {wanted}: {count}, of which the one at {first} has \
+                 {found}: recreate them (kubectl drain, or kubectl delete pod)"
+            ),
+            Self::StrictWay(StrictWay { link, back }) => write!(
+                f,
+                "what peers send to {link} is dropped there, since the way back leaves by {back} \
+                 and the reverse path filter is strict: `sysctl -w net.ipv4.conf.{link}.rp_filter=2`"
+            ),
+            Self::Filtered(filtered) => filtered.fmt(f),
+            Self::BridgeNetfilterOff { settings } => {
+                let settings: Vec<String> = settings.iter().map(|it| format!("{it}=1")).collect();
+                write!(
+                    f,
+                    "the bridge lets packets pass by the packet filter, so that a pod does not \
+                     reach a Service whose pod is on the same node: `modprobe br_netfilter` and \
+                     `sysctl -w {}`, or --cni-plugin ptp",
+                    settings.join(" ")
+                )
+            }
+        }
+    }
+}
