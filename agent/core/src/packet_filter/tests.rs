@@ -10,7 +10,7 @@ fn name(chain: &str) -> ChainName {
     }
 }
 
-/// Its name, where it is called from, whether its policy accepts, its rules.
+/// Its name, where it is called from, whether its policy drops, its rules.
 type Described<'a> = (&'a str, Option<Hook>, bool, Vec<Vec<Expression>>);
 
 fn ruleset(chains: &[Described<'_>]) -> Ruleset {
