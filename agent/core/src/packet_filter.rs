@@ -322,15 +322,12 @@ impl Walk<'_> {
     /// What a rule decides, and whether it surely does; none for one that surely does not, or
     /// decides nothing.
     fn rule<'r>(&self, rule: &'r [Expression]) -> Option<(bool, &'r Verdict)> {
-        let mut registers: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+        let mut registers = Registers::new();
         let (mut is_certain, mut verdict) = (true, None);
         for expression in rule {
             let goes_on = match expression {
                 Expression::Load(register, property) => {
-                    match self.property(*property) {
-                        Some(value) => registers.insert(*register, value),
-                        None => registers.remove(register),
-                    };
+                    put(&mut registers, *register, self.property(*property));
                     Some(true)
                 }
                 Expression::Bitwise {
@@ -346,10 +343,7 @@ impl Walk<'_> {
                             .map(|(byte, (mask, flip))| (byte & mask) ^ flip)
                             .collect()
                     });
-                    match value {
-                        Some(value) => registers.insert(*to, value),
-                        None => registers.remove(to),
-                    };
+                    put(&mut registers, *to, value);
                     Some(true)
                 }
                 Expression::Compare(register, comparison, operand) => registers
@@ -425,6 +419,16 @@ impl Walk<'_> {
             Property::Other => None,
         }
     }
+}
+
+/// What is known of the registers.
+type Registers = BTreeMap<u32, Vec<u8>>;
+
+fn put(registers: &mut Registers, register: u32, value: Option<Vec<u8>>) {
+    match value {
+        Some(value) => registers.insert(register, value),
+        None => registers.remove(&register),
+    };
 }
 
 /// The element that has a value: a range goes from a key to the next one.

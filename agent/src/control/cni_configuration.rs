@@ -80,8 +80,8 @@ impl Agent {
         }
         let Differs { file, link: linked } = differs;
         let wrong = [(file, "its file"), (linked, "its link")].into_iter();
-        let wrong = wrong.filter_map(|(is_wrong, what)| is_wrong.then(|| what.to_owned()));
-        let wrong: Vec<String> = wrong.collect();
+        let wrong = wrong.filter(|(is_wrong, _)| *is_wrong);
+        let wrong: Vec<String> = wrong.map(|(_, what)| what.to_owned()).collect();
         if !wrong.is_empty() && self.cni.log.is_news(&wrong, Instant::now()) {
             let wrong = in_one_line(&wrong);
             warn!(%link, wrong, "put back the CNI configuration that somebody else changed");

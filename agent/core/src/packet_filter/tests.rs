@@ -10,7 +10,10 @@ fn name(chain: &str) -> ChainName {
     }
 }
 
-fn ruleset(chains: &[(&str, Option<Hook>, bool, Vec<Vec<Expression>>)]) -> Ruleset {
+/// Name, hook, whether the policy drops, rules.
+type Written<'a> = (&'a str, Option<Hook>, bool, Vec<Vec<Expression>>);
+
+fn ruleset(chains: &[Written<'_>]) -> Ruleset {
     let chains = chains.iter().cloned();
     chains
         .map(|(chain, hook, drops_by_policy, rules)| {
