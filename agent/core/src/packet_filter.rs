@@ -322,15 +322,12 @@ impl Walk<'_> {
     /// What a rule decides, and whether it surely does; none for one that surely does not, or
     /// decides nothing.
     fn rule<'r>(&self, rule: &'r [Expression]) -> Option<(bool, &'r Verdict)> {
-        let mut registers: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+        let mut registers = Registers::new();
         let (mut is_certain, mut verdict) = (true, None);
         for expression in rule {
             let goes_on = match expression {
                 Expression::Load(register, property) => {
-                    match self.property(*property) {
-                        Some(value) => registers.insert(*register, value),
-                        None => registers.remove(register),
-                    };
+                    put(&mut registers, *register, self.property(*property));
                     Some(true)
                 }
                 Expression::Bitwise {
@@ -339,11 +336,14 @@ impl Walk<'_> {
                     mask,
                     flips,
                 } => {
-                    let value = registers.get(from);
-                    match value.map(|value| bitwise(value, mask, flips)) {
-                        Some(value) => registers.insert(*to, value),
-                        None => registers.remove(to),
-                    };
+                    let bits = mask.iter().zip(flips);
+                    let value: Option<Vec<u8>> = registers.get(from).map(|value| {
+                        let bytes = value.iter().zip(bits);
+                        bytes
+                            .map(|(byte, (mask, flip))| (byte & mask) ^ flip)
+                            .collect()
+                    });
+                    put(&mut registers, *to, value);
                     Some(true)
                 }
                 Expression::Compare(register, comparison, operand) => registers
@@ -421,6 +421,16 @@ impl Walk<'_> {
     }
 }
 
+/// What is known of the registers.
+type Registers = BTreeMap<u32, Vec<u8>>;
+
+fn put(registers: &mut Registers, register: u32, value: Option<Vec<u8>>) {
+    match value {
+        Some(value) => registers.insert(register, value),
+        None => registers.remove(&register),
+    };
+}
+
 /// The element that has a value: a range goes from a key to the next one.
 fn element<'e>(value: &[u8], elements: &'e [Element]) -> Option<&'e Element> {
     let has_ranges = elements.iter().any(|element| element.is_end);
@@ -441,13 +451,6 @@ fn element<'e>(value: &[u8], elements: &'e [Element]) -> Option<&'e Element> {
 fn part(bytes: &[u8], offset: usize, length: usize) -> Option<Vec<u8>> {
     let end = offset.checked_add(length)?;
     bytes.get(offset..end).map(<[u8]>::to_vec)
-}
-
-fn bitwise(value: &[u8], mask: &[u8], flips: &[u8]) -> Vec<u8> {
-    let bytes = value.iter().zip(mask.iter().zip(flips));
-    bytes
-        .map(|(byte, (mask, flip))| (byte & mask) ^ flip)
-        .collect()
 }
 
 fn compare(value: &[u8], comparison: Comparison, operand: &[u8]) -> Option<bool> {

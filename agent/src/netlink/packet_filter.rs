@@ -30,8 +30,8 @@ mod attribute {
     pub(super) const SET_ELEMENTS: u16 = 3;
 }
 
-/// Most rules that are read: a packet comes to some hundred at most, in filters. What lies beyond is
-/// taken for what is not understood.
+/// Most rules that are read: a packet comes to some hundred at most, in filters. What lies beyond
+/// is taken for what is not understood.
 const RULES_MAX: usize = 5_000;
 
 /// How nft(8) calls sets that stand in a rule. Others have names, and any number of elements.

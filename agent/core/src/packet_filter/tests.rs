@@ -10,10 +10,10 @@ fn name(chain: &str) -> ChainName {
     }
 }
 
-/// Its name, where it is called from, whether its policy drops, its rules.
-type Described<'a> = (&'a str, Option<Hook>, bool, Vec<Vec<Expression>>);
+/// Name, hook, whether the policy drops, rules.
+type Written<'a> = (&'a str, Option<Hook>, bool, Vec<Vec<Expression>>);
 
-fn ruleset(chains: &[Described<'_>]) -> Ruleset {
+fn ruleset(chains: &[Written<'_>]) -> Ruleset {
     let chains = chains.iter().cloned();
     chains
         .map(|(chain, hook, drops_by_policy, rules)| {

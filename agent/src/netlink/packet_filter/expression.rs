@@ -53,8 +53,8 @@ const REGISTER_VERDICT: u32 = 0;
 const FLAG_END: u32 = 1;
 const FLAG_ALL_OTHERS: u32 = 2;
 
-/// The expressions of a rule; what is not known is told apart. What is in a set is asked for, and is
-/// none where that would be too much.
+/// The expressions of a rule; what is not known is told apart. What is in a set is asked for, and
+/// is none where that would be too much.
 pub(super) fn expressions(
     list: &[u8],
     mut elements: impl FnMut(&str) -> io::Result<Option<Vec<Element>>>,
