@@ -1,11 +1,11 @@
 //! A machine's file systems. Its root is its disk; of this machine it has programs and devices.
 
 use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
     mount_change, mount_remount, unmount,
@@ -104,12 +104,19 @@ fn bind_this_machines(disk: &Path) -> Result<()> {
     mount_bind_recursive("/dev", disk.join("dev")).context("binding /dev")
 }
 
+/// Makes programs a folder's, by links into the folders that have them. A file that is bound over
+/// another would not do: runc starts its own program from an overlay of the folder that it is in,
+/// which has no mounts.
 fn bind_programs(folder: &Path, programs: &[PathBuf]) -> Result<()> {
     in_memory(folder)?;
-    for program in programs {
-        let name = program.file_name().context("a program has a name")?;
-        File::create(folder.join(name))?;
-        bind(program, &folder.join(name))?;
+    for (number, program) in programs.iter().enumerate() {
+        let (Some(source), Some(name)) = (program.parent(), program.file_name()) else {
+            bail!("{} is no program", program.display());
+        };
+        let bound = format!("from-{number}");
+        fs::create_dir(folder.join(&bound))?;
+        bind(source, &folder.join(&bound))?;
+        symlink(Path::new(&bound).join(name), folder.join(name))?;
     }
     Ok(())
 }
