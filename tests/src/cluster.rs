@@ -194,7 +194,8 @@ impl Cluster {
     }
 
     /// Puts another machine with an empty disk in a node's place, under its name and addresses:
-    /// its Node is deleted and comes anew.
+    /// its Node is deleted and comes anew. Pods that were on it start there again: they are missed
+    /// only after a while.
     ///
     /// # Errors
     /// The kernel's, ip's and the API's.

@@ -108,9 +108,11 @@ impl Machine {
         format!("nsenter --target {} --all", self.init.id())
     }
 
-    /// Takes its power away: every process of it has ended when this returns.
-    pub(super) fn power_off(mut self) -> Result<()> {
-        self.init.end(Signal::KILL).map(drop)
+    /// Kills every process of it. Those that this process has started must be waited for before
+    /// this value goes: the first process ends after all others, and they after they were waited
+    /// for.
+    pub(super) fn kill_all(&self) -> Result<()> {
+        self.init.signal(Signal::KILL)
     }
 }
 

@@ -55,7 +55,7 @@ pub struct ClusterNode {
 
 #[derive(Debug, Default)]
 struct State {
-    // Their ends are asked for before the machine's, which they follow.
+    // Waited for before the machine, whose first process ends after them.
     services: BTreeMap<Service, ChildProcess>,
     machine: Option<Machine>,
     /// Starts of anything, which number the logs.
@@ -274,12 +274,12 @@ impl ClusterNode {
     /// Takes its power away.
     pub(super) fn power_off(&self) -> Result<()> {
         let mut state = self.lock();
-        let machine = state.machine.take();
-        let machine = machine.with_context(|| format!("{} is off already", self.name()))?;
-        let off = machine.power_off();
-        // They have ended with it.
+        self.machine(&state)?
+            .kill_all()
+            .with_context(|| format!("switching {} off", self.name()))?;
         state.services.clear();
-        off.with_context(|| format!("switching {} off", self.name()))
+        state.machine = None;
+        Ok(())
     }
 
     /// Copies what its containers have written to the folder of logs.
