@@ -42,6 +42,11 @@ test-interop: setup ## With other people's WireGuard, through a rekey (needs Go)
 servers: ## The real Kubernetes servers of the tests, built once into the user's cache (needs Go)
 	@tests/servers/build
 
+.PHONY: servers-nodes
+servers-nodes: ## These, and all that real nodes and their pods run (needs Go)
+	@tests/setup nodes
+	@tests/servers/build nodes
+
 .PHONY: test-kubernetes
 test-kubernetes: setup servers ## On a real Kubernetes API server, with its store and controllers (needs Go)
 	$(CARGO) test --locked -p podwire-testbed --test kubernetes
@@ -50,6 +55,14 @@ test-kubernetes: setup servers ## On a real Kubernetes API server, with its stor
 test-image: image ## What the agent's image holds, and that this is enough
 	PODWIRE_IMAGE=$(abspath $(or $(CARGO_TARGET_DIR),target))/image/podwire-agent.tar \
 		$(CARGO) test --locked -p podwire-testbed --test image
+
+.PHONY: e2e
+e2e: setup servers-nodes ## On whole real clusters: kubelets, containerd, kube-proxy, real pods (needs Go and root)
+	$(CARGO) test --locked -p podwire-testbed --test e2e
+
+.PHONY: cluster
+cluster: setup servers-nodes ## A whole real cluster until Ctrl-C (needs Go and root; CLUSTER: its flags)
+	$(CARGO) run --locked -p podwire-testbed --bin cluster -- $(CLUSTER)
 
 # For every agent of the suites, whose flags these are.
 FALLBACKS := TESTBED_PODWIRE_CIPHER=aws-lc \
@@ -66,7 +79,7 @@ lint: setup ## Formatting and lints, as warnings are errors
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked -p podwire-dataplane --all-targets --features sim -- -D warnings
 	$(CARGO) clippy --locked -p podwire-testbed --test soak --test performance --test interop \
-		--test kubernetes --test image -- -D warnings
+		--test kubernetes --test image --test e2e -- -D warnings
 
 .PHONY: deny
 deny: ## Licences, sources and duplicate crates of every dependency (needs cargo-deny)

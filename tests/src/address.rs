@@ -8,6 +8,7 @@
 //! | attacker k, behind the host outside | 198.18.(k/256).(k%256) | 2001:db8:a:k::1 |
 //! | pods of node n | 10.244.n.0/24 | fd00:10:244:n::/64, n written in decimal |
 //! | the bridge of node n, its pod p | .1, .(1+p) | ::1, ::(1+p) |
+//! | Services: their network, the API's, the DNS server's | 10.96.0.0/16, .1, .10 | fd00:10:96::/112, ::1, ::a |
 //!
 //! IPv6 host numbers above are values: node 1 is 2001:db8::b. The group of a pod CIDR is spelled
 //! with the decimal digits of n, so that both families read alike.
@@ -164,6 +165,25 @@ pub(crate) fn attacker(version: IpVersion, number: u16) -> IpAddr {
         IpVersion::V4 => host(attackers(version), number),
         IpVersion::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xa, number, 0, 0, 0, 1).into(),
     }
+}
+
+/// The network of Services.
+#[must_use]
+pub fn services(version: IpVersion) -> IpNet {
+    match version {
+        IpVersion::V4 => net4(Ipv4Addr::new(10, 96, 0, 0), 16),
+        IpVersion::V6 => net6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112),
+    }
+}
+
+/// The address of the API's Service: the first, as the API server takes it.
+pub(crate) fn api_service(version: IpVersion) -> IpAddr {
+    host(services(version), 1)
+}
+
+/// The address of the Service that resolves names.
+pub(crate) fn dns_service(version: IpVersion) -> IpAddr {
+    host(services(version), 10)
 }
 
 /// The address that stands for any of a version.

@@ -24,14 +24,23 @@ pub(crate) struct ChildProcess {
 
 impl ChildProcess {
     /// Starts it in `namespace` with both its outputs in `log`.
-    pub(crate) fn start(namespace: &Namespace, mut command: Command, log: PathBuf) -> Result<Self> {
+    pub(crate) fn start(namespace: &Namespace, command: Command, log: PathBuf) -> Result<Self> {
+        Self::start_by(|command| namespace.spawn(command), command, log)
+    }
+
+    /// Starts it by `spawn` with both its outputs in `log`.
+    pub(crate) fn start_by(
+        spawn: impl FnOnce(Command) -> Result<Child>,
+        mut command: Command,
+        log: PathBuf,
+    ) -> Result<Self> {
         let file = File::create(&log).with_context(|| format!("making {}", log.display()))?;
         command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);
         Ok(Self {
-            child: namespace.spawn(command)?,
+            child: spawn(command)?,
             log,
         })
     }

@@ -51,9 +51,10 @@ use layout::Layout;
 
 pub use agent_credentials::{AGENT_NAMESPACE, AGENT_USER, AgentCredentials};
 pub use audit::AuditEvent;
-pub use programs::{build_servers, program};
+pub use programs::{build_node_servers, build_servers, program};
 pub use server::{API_PORT, Server, WITHOUT_WATCH_LIST};
 pub use snapshot::Snapshot;
+pub(crate) use static_tokens::PROXY_TOKEN;
 pub use static_tokens::{ADMIN_TOKEN, kubelet_token, user_token};
 
 /// The API server is ready within four seconds; the machine may be busy.
@@ -96,8 +97,22 @@ impl ControlPlane {
     /// # Errors
     /// When [`build_servers`] was not called, and when a server ends or is not ready.
     pub fn start(bed: &Testbed, api_server_arguments: &[&str]) -> Result<Self> {
+        Self::start_with(bed, api_server_arguments, false)
+    }
+
+    /// As [`Self::start`], for real nodes: there is a scheduler, and the API server asks kubelets.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_for_kubelets(bed: &Testbed, api_server_arguments: &[&str]) -> Result<Self> {
+        let plane = Self::start_with(bed, api_server_arguments, true)?;
+        plane.start_server(Server::Scheduler)?;
+        Ok(plane)
+    }
+
+    fn start_with(bed: &Testbed, arguments: &[&str], has_kubelets: bool) -> Result<Self> {
         let namespace = Arc::clone(bed.underlay().namespace());
-        let layout = Layout::create(bed)?;
+        let layout = Layout::create(bed, has_kubelets)?;
         let authority = Authority::new(1)?;
         layout.write("ca.crt", &authority.pem())?;
         layout.write_files(&authority)?;
@@ -115,7 +130,7 @@ impl ControlPlane {
             }),
             access,
         };
-        plane.set_api_server_arguments(api_server_arguments);
+        plane.set_api_server_arguments(arguments);
         for server in Server::ALL {
             plane.start_server(server)?;
         }
@@ -165,9 +180,11 @@ impl ControlPlane {
         match server {
             Server::ApiServer => {
                 self.wait_ready()?;
-                self.revive(Server::ControllerManager)
+                Server::CLIENTS
+                    .into_iter()
+                    .try_for_each(|client| self.revive(client))
             }
-            Server::Etcd | Server::ControllerManager => Ok(()),
+            Server::Etcd | Server::ControllerManager | Server::Scheduler => Ok(()),
         }
     }
 
@@ -248,7 +265,11 @@ impl ControlPlane {
             state.authority = next;
         }
         self.restart_server(Server::ApiServer)?;
-        self.restart_server(Server::ControllerManager)
+        self.restart_server(Server::ControllerManager)?;
+        if self.layout.has_kubelets() {
+            self.restart_server(Server::Scheduler)?;
+        }
+        Ok(())
     }
 
     /// Waits until the API server says that it is ready.

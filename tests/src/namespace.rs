@@ -1,30 +1,22 @@
 //! A network namespace without a name: one thread and one descriptor hold it.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, PoisonError, RwLock, mpsc};
-use std::thread::{self, JoinHandle};
+use std::process::{Child, Command};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
 
-use anyhow::{Context as _, Result, bail};
-use rustix::process::Signal;
+use anyhow::{Context as _, Result};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use tokio::runtime::{self, Runtime};
 
+use crate::keeper::Keeper;
 use crate::sandbox::{self, Privilege};
-
-/// The thread only forks: a small stack lets a machine hold hundreds of them.
-const KEEPER_STACK_BYTES: usize = 256 * 1024;
 
 /// Of a runtime inside: its tasks wait for the network, all but a few at a time.
 const RUNTIME_THREADS: usize = 2;
-
-/// A request to the keeper thread: the command, and where its child goes.
-type SpawnRequest = (Command, mpsc::SyncSender<io::Result<Child>>);
 
 /// A network namespace, kept by a thread of its own until this value is dropped.
 #[derive(Debug)]
@@ -37,8 +29,7 @@ pub struct Namespace {
 #[derive(Debug)]
 struct Kept {
     net: OwnedFd,
-    requests: Option<mpsc::SyncSender<SpawnRequest>>,
-    keeper: Option<JoinHandle<()>>,
+    keeper: Keeper,
 }
 
 impl Namespace {
@@ -133,21 +124,8 @@ impl Namespace {
     ///
     /// # Errors
     /// As [`Command::spawn`].
-    pub fn spawn(&self, mut command: Command) -> Result<Child> {
-        die_with_the_spawning_thread(&mut command);
-        let program = command.get_program().to_os_string();
-        let (reply, child) = mpsc::sync_channel(1);
-        self.kept()
-            .requests
-            .as_ref()
-            .expect("the keeper lives as long as its namespace")
-            .send((command, reply))
-            .ok()
-            .with_context(|| format!("the thread of {} ended", self.name))?;
-        child
-            .recv()
-            .with_context(|| format!("the thread of {} ended", self.name))?
-            .with_context(|| format!("starting {} in {}", program.display(), self.name))
+    pub fn spawn(&self, command: Command) -> Result<Child> {
+        self.kept().keeper.spawn(command)
     }
 
     /// Runs a program to its end inside, with `input` as its standard input, and returns its
@@ -159,30 +137,8 @@ impl Namespace {
         let path = sandbox::find_program(program)
             .with_context(|| format!("{program} is not installed"))?;
         let mut command = Command::new(path);
-        command
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        command.stderr(Stdio::piped());
-        let mut child = self.spawn(command)?;
-        let mut stdin = child.stdin.take().expect("standard input was asked for");
-        let output = thread::scope(|scope| {
-            // A program that fails early closes its input: its message says more than EPIPE.
-            scope.spawn(move || stdin.write_all(input.as_bytes()));
-            child.wait_with_output()
-        })?;
-        if !output.status.success() {
-            let mut message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            if !input.is_empty() {
-                let _ = write!(message, "\ninput:\n{input}");
-            }
-            bail!(
-                "`{program} {}` in {}: {message}",
-                arguments.join(" "),
-                self.name
-            );
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        command.args(arguments);
+        self.kept().keeper.output(command, input)
     }
 
     /// Runs lines of ip(8), each without the leading `ip`, in one process.
@@ -219,6 +175,12 @@ impl Namespace {
         })
     }
 
+    /// What moves the thread that calls it inside, for good.
+    pub(crate) fn entrance(&self) -> impl FnOnce() + Send + 'static {
+        let kept = self.kept();
+        move || kept.enter()
+    }
+
     fn kept(&self) -> Arc<Kept> {
         Arc::clone(&self.kept.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -226,65 +188,17 @@ impl Namespace {
 
 impl Kept {
     fn new(name: &str) -> Result<Self> {
-        let (ready, made) = mpsc::sync_channel(1);
-        let (requests, receiver) = mpsc::sync_channel(1);
-        let keeper = thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(KEEPER_STACK_BYTES)
-            .spawn(move || keep(&ready, &receiver))
-            .context("starting a namespace's thread")?;
-        let net = made
-            .recv()
-            .context("a namespace's thread ended at its start")?
-            .with_context(|| format!("making the network namespace of {name}"))?;
-        Ok(Self {
-            net,
-            requests: Some(requests),
-            keeper: Some(keeper),
+        let (keeper, net) = Keeper::start(name, || {
+            sandbox::unshare(UnshareFlags::NEWNET)?;
+            Ok(OwnedFd::from(File::open("/proc/thread-self/ns/net")?))
         })
+        .with_context(|| format!("making the network namespace of {name}"))?;
+        Ok(Self { net, keeper })
     }
 
     /// Moves the calling thread inside, for good.
     fn enter(&self) {
         move_into_link_name_space(self.net.as_fd(), Some(LinkNameSpaceType::Network))
             .expect("a namespace that this process made can be entered by it");
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.requests = None;
-        if let Some(keeper) = self.keeper.take() {
-            // Joined, so that the namespace's children have been told to die when this returns.
-            let _ = keeper.join();
-        }
-    }
-}
-
-/// The keeper thread: makes the namespace, then starts children until its requests end.
-fn keep(ready: &mpsc::SyncSender<io::Result<OwnedFd>>, requests: &mpsc::Receiver<SpawnRequest>) {
-    let made = sandbox::unshare(UnshareFlags::NEWNET)
-        .and_then(|()| File::open("/proc/thread-self/ns/net"))
-        .map(OwnedFd::from);
-    let failed = made.is_err();
-    if ready.send(made).is_err() || failed {
-        return;
-    }
-    while let Ok((mut command, reply)) = requests.recv() {
-        let _ = reply.send(command.spawn());
-    }
-}
-
-#[expect(
-    unsafe_code,
-    reason = "std offers no other way to act between fork and exec"
-)]
-fn die_with_the_spawning_thread(command: &mut Command) {
-    // SAFETY: prctl(2) is async-signal-safe and touches no memory of the parent.
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-                .map_err(io::Error::from)
-        });
     }
 }

@@ -278,7 +278,9 @@ impl Node {
         cidrs: &[IpNet],
     ) -> Result<()> {
         let mut lines = self.underlay_lines(underlay, addresses);
-        lines.extend(self.pod_lines(cidrs));
+        if !self.topology.has_container_runtime {
+            lines.extend(self.pod_lines(cidrs));
+        }
         self.namespace().ip(&lines)?;
         let (mtu, own_port) = (underlay.mtu(), port(self.number));
         match &mut self.link {

@@ -22,7 +22,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::testbed::Testbed;
 use crate::topology::Topology;
-use crate::{binaries, sandbox};
+use crate::{binaries, cluster, sandbox};
 
 /// Set to any value, a failed test waits for Enter before its testbed goes.
 const HOLD_VARIABLE: &str = "PODWIRE_TESTBED_HOLD";
@@ -128,6 +128,16 @@ fn cases(tests: Vec<Test>) -> Vec<Case> {
         test: Box::new(test),
     };
     tests.into_iter().map(case).collect()
+}
+
+/// Runs tests of whole clusters, one at a time: each keeps a machine busy. Everything that real
+/// nodes run is built first.
+#[must_use]
+pub fn run_on_real_nodes(tests: Vec<Test>) -> ExitCode {
+    run_with(cases(tests), 1, || {
+        cluster::enter()?;
+        Ok(None)
+    })
 }
 
 /// Runs tests that start no agent.

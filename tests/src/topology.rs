@@ -33,6 +33,7 @@ pub struct Topology {
     pub(crate) underlay: UnderlayKind,
     pub(crate) mtu: u16,
     pub(crate) pod_mtu: u16,
+    pub(crate) has_container_runtime: bool,
     without_tun: Vec<u8>,
     userspace_links: Vec<u8>,
     pub(crate) agent_program: Option<PathBuf>,
@@ -57,6 +58,7 @@ impl Topology {
             underlay: UnderlayKind::OneLan,
             mtu: DEFAULT_MTU,
             pod_mtu: DEFAULT_MTU,
+            has_container_runtime: false,
             without_tun: Vec::new(),
             userspace_links: Vec::new(),
             agent_program: None,
@@ -124,6 +126,14 @@ impl Topology {
     #[must_use]
     pub fn pod_mtu(mut self, mtu: u16) -> Self {
         self.pod_mtu = mtu;
+        self
+    }
+
+    /// Pods, and the bridge to them, are a container runtime's: nodes have none to begin with.
+    #[must_use]
+    pub fn container_runtime(mut self) -> Self {
+        self.has_container_runtime = true;
+        self.pods_per_node = 0;
         self
     }
 

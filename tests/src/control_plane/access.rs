@@ -99,11 +99,14 @@ impl ControlPlane {
     /// # Errors
     /// The file system's.
     pub fn write_kubeconfig(&self, path: &Path, token: &str) -> Result<()> {
-        let user = json!({"token": token});
-        replace(
-            path,
-            &kubeconfig_text(&self.layout.url(), &self.ca_file(), &user),
-        )
+        replace(path, &self.kubeconfig(&self.ca_file(), token))
+    }
+
+    /// A kubeconfig of whoever has the token, for a machine of the underlay on which the authority's
+    /// certificate is `ca_file`.
+    #[must_use]
+    pub fn kubeconfig(&self, ca_file: &Path, token: &str) -> String {
+        kubeconfig_text(&self.layout.url(), ca_file, &json!({"token": token}))
     }
 
     /// The answer to one request.

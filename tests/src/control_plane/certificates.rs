@@ -47,6 +47,22 @@ impl Authority {
         self.issuer.der().to_vec()
     }
 
+    /// One by which the API server shows kubelets who it is: one of those who may do everything.
+    pub(super) fn kubelet_client_certificate(&self) -> Result<CertifiedKey> {
+        let mut parameters = named("kube-apiserver", &[])?;
+        parameters
+            .distinguished_name
+            .push(DnType::OrganizationName, "system:masters");
+        parameters.use_authority_key_identifier_extension = true;
+        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        Ok(CertifiedKey {
+            certificate: parameters.signed_by(&key, &self.issuer)?.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+
     /// The API server's own, for these addresses, the loopback and the Service's name.
     pub(super) fn serving_certificate(&self, addresses: &[IpAddr]) -> Result<CertifiedKey> {
         let mut names: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();

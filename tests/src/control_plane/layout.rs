@@ -12,7 +12,7 @@ use super::access::kubeconfig_text;
 use super::certificates::Authority;
 use super::server::API_PORT;
 use super::{audit, router_addresses, static_tokens};
-use crate::address;
+use crate::address::{self, IpVersion};
 use crate::testbed::Testbed;
 
 /// The folder of a control plane and what follows from its testbed.
@@ -22,17 +22,19 @@ pub(super) struct Layout {
     logs: PathBuf,
     cluster_cidrs: Vec<IpNet>,
     addresses: Vec<IpAddr>,
+    has_kubelets: bool,
 }
 
 impl Layout {
     /// Makes the folder, with all that stays the same for the control plane's whole life.
-    pub(super) fn create(bed: &Testbed) -> Result<Self> {
+    pub(super) fn create(bed: &Testbed, has_kubelets: bool) -> Result<Self> {
         let versions = bed.topology().family.versions();
         let layout = Self {
             folder: bed.folder().join("control-plane"),
             logs: bed.folder().join("logs"),
             cluster_cidrs: versions.iter().map(|v| address::cluster_cidr(*v)).collect(),
             addresses: router_addresses(bed),
+            has_kubelets,
         };
         fs::create_dir_all(&layout.folder).context("making the control plane's folder")?;
         let accounts = KeyPair::generate()?;
@@ -45,12 +47,27 @@ impl Layout {
 
     /// What an authority signs, and the files of those who trust it.
     pub(super) fn write_files(&self, authority: &Authority) -> Result<()> {
-        let serving = authority.serving_certificate(&self.addresses)?;
+        let mut names = self.addresses.clone();
+        names.extend([IpVersion::V4, IpVersion::V6].map(address::api_service));
+        let serving = authority.serving_certificate(&names)?;
         self.write("serving.crt", &serving.certificate)?;
         self.write("serving.key", &serving.key)?;
-        let user = serde_json::json!({"token": static_tokens::CONTROLLER_MANAGER_TOKEN});
-        let kubeconfig = kubeconfig_text(&self.url(), &self.path("ca.crt"), &user);
-        self.write("controller-manager.kubeconfig", &kubeconfig)?;
+        if self.has_kubelets {
+            let client = authority.kubelet_client_certificate()?;
+            self.write("kubelet-client.crt", &client.certificate)?;
+            self.write("kubelet-client.key", &client.key)?;
+        }
+        for (name, token) in [
+            (
+                "controller-manager",
+                static_tokens::CONTROLLER_MANAGER_TOKEN,
+            ),
+            ("scheduler", static_tokens::SCHEDULER_TOKEN),
+        ] {
+            let user = serde_json::json!({"token": token});
+            let kubeconfig = kubeconfig_text(&self.url(), &self.path("ca.crt"), &user);
+            self.write(&format!("{name}.kubeconfig"), &kubeconfig)?;
+        }
         // Of nobody: who asks says so with each request.
         let kubeconfig = kubeconfig_text(&self.url(), &self.path("ca.crt"), &serde_json::json!({}));
         self.write("kubeconfig", &kubeconfig)
@@ -67,6 +84,11 @@ impl Layout {
     /// Pods' networks, one a family.
     pub(super) fn cluster_cidrs(&self) -> &[IpNet] {
         &self.cluster_cidrs
+    }
+
+    /// Whether nodes are real ones, with pods to schedule.
+    pub(super) fn has_kubelets(&self) -> bool {
+        self.has_kubelets
     }
 
     /// The API's addresses; the first is in LAN 0 and of the underlay's first family.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 const ASSETS_VARIABLE: &str = "KUBEBUILDER_ASSETS";
 
 /// Where [`build_servers`] found or put them.
-static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+static FOLDERS: OnceLock<Vec<PathBuf>> = OnceLock::new();
 
 /// Builds what is neither in `KUBEBUILDER_ASSETS` nor in the cache, with progress on standard
 /// error: ten minutes the first time, nothing after that. To be called before
@@ -19,8 +19,21 @@ static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 /// # Errors
 /// When a program cannot be built; the reason went to standard error.
 pub fn build_servers() -> Result<()> {
+    build("api")
+}
+
+/// As [`build_servers`], with everything that real nodes and their pods run: another ten minutes.
+///
+/// # Errors
+/// As [`build_servers`].
+pub fn build_node_servers() -> Result<()> {
+    build("nodes")
+}
+
+fn build(set: &str) -> Result<()> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/build");
     let output = Command::new(&script)
+        .arg(set)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -31,21 +44,20 @@ pub fn build_servers() -> Result<()> {
         script.display()
     );
     let said = String::from_utf8_lossy(&output.stdout);
-    let folder = said.lines().last().context("the build names no folder")?;
-    FOLDER.get_or_init(|| PathBuf::from(folder));
+    FOLDERS.get_or_init(|| said.lines().map(PathBuf::from).collect());
     Ok(())
 }
 
 /// The path of a server or of kubectl, by its name.
 ///
 /// # Errors
-/// When [`build_servers`] was not called.
+/// When [`build_servers`] was not called, and when it does not make this one.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let built = FOLDER
+    let built = FOLDERS
         .get()
         .context("Kubernetes' servers are not there: call build_servers first in main()")?;
     let assets = std::env::var_os(ASSETS_VARIABLE).map(PathBuf::from);
-    let folders = assets.iter().chain([built]);
+    let folders = assets.iter().chain(built);
     let mut programs = folders.map(|folder| folder.join(name));
     match programs.find(|program| program.is_file()) {
         Some(program) => Ok(program),

@@ -1,7 +1,6 @@
 //! The servers' command lines.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::process::Command;
 
 use anyhow::Result;
@@ -32,11 +31,16 @@ pub enum Server {
     ApiServer,
     /// The controllers: they give nodes their pod CIDRs.
     ControllerManager,
+    /// Who gives pods their nodes; only where nodes are real ones.
+    Scheduler,
 }
 
 impl Server {
-    /// In the order in which they start.
+    /// Those of every control plane, in the order in which they start.
     pub(super) const ALL: [Self; 3] = [Self::Etcd, Self::ApiServer, Self::ControllerManager];
+
+    /// Those that ask the API.
+    pub(super) const CLIENTS: [Self; 2] = [Self::ControllerManager, Self::Scheduler];
 
     /// The program's name.
     fn name(self) -> &'static str {
@@ -44,6 +48,7 @@ impl Server {
             Self::Etcd => "etcd",
             Self::ApiServer => "kube-apiserver",
             Self::ControllerManager => "kube-controller-manager",
+            Self::Scheduler => "kube-scheduler",
         }
     }
 
@@ -53,6 +58,7 @@ impl Server {
             Self::Etcd => etcd(layout),
             Self::ApiServer => api_server(layout),
             Self::ControllerManager => controller_manager(layout),
+            Self::Scheduler => scheduler(layout),
         };
         let mut command = Command::new(program(self.name())?);
         command.args(arguments);
@@ -83,7 +89,7 @@ fn etcd(layout: &Layout) -> Vec<String> {
 fn api_server(layout: &Layout) -> Vec<String> {
     let first = layout.addresses()[0];
     let audit = layout.logs().join("audit.log");
-    vec![
+    let mut arguments = vec![
         format!("--etcd-servers={ETCD}"),
         format!("--bind-address={}", address::unspecified(first)),
         format!("--secure-port={API_PORT}"),
@@ -107,6 +113,25 @@ fn api_server(layout: &Layout) -> Vec<String> {
         file(layout, "audit-policy-file", "audit-policy.yaml"),
         format!("--audit-log-path={}", audit.display()),
         format!("--audit-log-maxsize={AUDIT_LOG_MEBIBYTES}"),
+    ];
+    if layout.has_kubelets() {
+        arguments.extend([
+            // Without it kubelets refuse exec and logs.
+            file(layout, "kubelet-client-certificate", "kubelet-client.crt"),
+            file(layout, "kubelet-client-key", "kubelet-client.key"),
+            // Nobody resolves the names of nodes.
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
+        ]);
+    }
+    arguments
+}
+
+fn scheduler(layout: &Layout) -> Vec<String> {
+    vec![
+        file(layout, "kubeconfig", "scheduler.kubeconfig"),
+        "--leader-elect=false".to_owned(),
+        // It serves nothing that a test asks for.
+        "--secure-port=0".to_owned(),
     ]
 }
 
@@ -144,17 +169,20 @@ fn file(layout: &Layout, flag: &str, name: &str) -> String {
     format!("--{flag}={}", layout.path(name).display())
 }
 
-/// Networks for Services, which no test uses: of the API's own families, the first first.
+/// Networks for Services: of the API's own families, the first first.
 fn service_cidrs(layout: &Layout) -> String {
-    let has = |wanted: &dyn Fn(&IpAddr) -> bool| layout.addresses().iter().any(wanted);
-    let mut cidrs = Vec::new();
-    if has(&IpAddr::is_ipv4) {
-        cidrs.push("10.96.0.0/16");
-    }
-    if has(&IpAddr::is_ipv6) {
-        cidrs.push("fd00:10:96::/112");
-    }
-    cidrs.join(",")
+    let has = |wanted| {
+        layout
+            .addresses()
+            .iter()
+            .any(|own| IpVersion::of(*own) == wanted)
+    };
+    let versions = [IpVersion::V4, IpVersion::V6].into_iter();
+    let cidrs: Vec<_> = versions
+        .filter(|version| has(*version))
+        .map(address::services)
+        .collect();
+    joined(&cidrs)
 }
 
 fn joined(networks: &[IpNet]) -> String {

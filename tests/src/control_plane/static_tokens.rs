@@ -12,6 +12,12 @@ pub const ADMIN_TOKEN: &str = "admin";
 /// Of the controllers.
 pub(super) const CONTROLLER_MANAGER_TOKEN: &str = "controller-manager";
 
+/// Of the scheduler.
+pub(super) const SCHEDULER_TOKEN: &str = "scheduler";
+
+/// Of every node's proxy of Services.
+pub(crate) const PROXY_TOKEN: &str = "proxy";
+
 /// Ordinary users, in no group: they may do what a test grants them.
 const USERS: [&str; 2] = ["alice", "mallory"];
 
@@ -32,7 +38,9 @@ pub fn user_token(user: &str) -> String {
 pub(super) fn file() -> String {
     let mut text = format!(
         "{ADMIN_TOKEN},admin,admin,system:masters\n\
-         {CONTROLLER_MANAGER_TOKEN},system:kube-controller-manager,controller-manager\n"
+         {CONTROLLER_MANAGER_TOKEN},system:kube-controller-manager,controller-manager\n\
+         {SCHEDULER_TOKEN},system:kube-scheduler,scheduler\n\
+         {PROXY_TOKEN},system:kube-proxy,proxy\n"
     );
     for user in USERS {
         let _ = writeln!(text, "{},{user},{user}", user_token(user));

@@ -1,0 +1,116 @@
+//! Services: their names, and what is behind them.
+
+use anyhow::{Context as _, Result, ensure};
+use podwire_testbed::cluster::ProxyMode;
+use podwire_testbed::suite::{Context, Test};
+use podwire_testbed::{Cluster, ClusterPlan, until};
+use serde_json::json;
+
+use crate::plain_network;
+use crate::scene::{self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, name_on};
+
+/// The Service, and where it is served.
+const SERVICE: &str = "web";
+const SERVICE_PORT: &str = "80";
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_service_is_resolved_and_answers_by_nftables", |context| {
+        a_service_is_resolved_and_answers(context, ProxyMode::Nftables)
+    }),
+    ("a_service_is_resolved_and_answers_by_iptables", |context| {
+        a_service_is_resolved_and_answers(context, ProxyMode::Iptables)
+    }),
+];
+
+fn a_service_is_resolved_and_answers(context: &Context, proxy: ProxyMode) -> Result<()> {
+    let plan = ClusterPlan {
+        proxy,
+        ..ClusterPlan::default()
+    };
+    let (bed, cluster) = scene::cluster(context, 2, &plan)?;
+    plain_network::connect(&bed, &cluster)?;
+    cluster.wait_ready()?;
+    cluster.wait_rolled_out("kube-system", "deployment/coredns")?;
+    scene::pods_everywhere(&cluster)?;
+    let addresses = create_service(&cluster)?;
+    let pod = name_on(&cluster, EVERYWHERE, 1)?;
+
+    until(DEADLINE, "the Service's name", || {
+        let said = cluster.exec(NAMESPACE, &pod, &["pod-tools", "resolve", SERVICE])?;
+        let mut resolved: Vec<_> = said.lines().map(str::to_owned).collect();
+        resolved.sort();
+        ensure!(resolved == addresses, "{resolved:?} are not {addresses:?}");
+        Ok(())
+    })?;
+    for target in addresses.iter().map(String::as_str).chain([SERVICE]) {
+        for protocol in ["tcp", "udp"] {
+            let question = [
+                "probe",
+                "-for",
+                "20s",
+                protocol,
+                target,
+                SERVICE_PORT,
+                "hello",
+            ];
+            let command = [&["pod-tools"], &question[..]].concat();
+            answered(&cluster, &cluster.exec(NAMESPACE, &pod, &command)?)?;
+            // The node itself has no DNS server.
+            if target != SERVICE {
+                answered(&cluster, &cluster.node(1).run("pod-tools", &question, "")?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Creates the Service in both families and returns its addresses, sorted.
+fn create_service(cluster: &Cluster) -> Result<Vec<String>> {
+    let port = |protocol: &str| {
+        json!({
+            "name": protocol.to_lowercase(),
+            "protocol": protocol,
+            "port": SERVICE_PORT.parse::<u16>().unwrap_or_default(),
+            "targetPort": PORT.parse::<u16>().unwrap_or_default(),
+        })
+    };
+    scene::apply(
+        cluster,
+        &json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": SERVICE, "namespace": NAMESPACE},
+            "spec": {
+                "selector": {"app": EVERYWHERE},
+                "ipFamilyPolicy": "RequireDualStack",
+                "ports": [port("TCP"), port("UDP")],
+            },
+        }),
+    )?;
+    let get = [
+        "get",
+        "service",
+        SERVICE,
+        "--output=jsonpath={.spec.clusterIPs[*]}",
+    ];
+    let said = cluster.plane().kubectl(&get, "")?;
+    let mut addresses: Vec<_> = said.split_whitespace().map(str::to_owned).collect();
+    addresses.sort();
+    ensure!(addresses.len() == 2, "{addresses:?}");
+    Ok(addresses)
+}
+
+/// An answer is one of the pods'.
+fn answered(cluster: &Cluster, answer: &str) -> Result<()> {
+    let host_name = answer
+        .split_whitespace()
+        .nth(1)
+        .context("an answer has a name")?;
+    let pods = [1, 2].map(|node| name_on(cluster, EVERYWHERE, node));
+    let pods = pods.into_iter().collect::<Result<Vec<_>>>()?;
+    ensure!(
+        pods.iter().any(|pod| pod == host_name),
+        "{answer} is none of {pods:?}"
+    );
+    Ok(())
+}
