@@ -83,6 +83,9 @@ fn rights(context: &Context) -> Result<()> {
     let cluster = ControlPlane::start(&bed, &[])?;
     let node = bed.node(1);
     cluster.create_node(node.name(), &node.manifest().addresses)?;
+    // As its kubelet says of itself.
+    let label = ["label", "node", node.name(), "kubernetes.io/os=linux"];
+    cluster.kubectl(&label, "")?;
     for kustomization in kustomizations::all()? {
         if !has_agent(&kustomization) {
             continue;
