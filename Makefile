@@ -18,6 +18,9 @@ setup: ## Install what is missing when allowed, else name it
 build: setup ## Build the agent, keyctl and the lab, optimised
 	$(CARGO) build --release --locked -p podwire-agent -p keyctl -p podwire-testbed --bins
 
+# For tests of the image that `make image` has made.
+IMAGE_MADE := PODWIRE_IMAGE=$(abspath $(or $(CARGO_TARGET_DIR),target))/image/podwire-agent.tar
+
 .PHONY: image
 image: setup ## The agent's image as an OCI tarball, without a container engine (IMAGE: its name)
 	@deploy/image/make $(IMAGE)
@@ -53,12 +56,11 @@ test-kubernetes: setup servers ## On a real Kubernetes API server, with its stor
 
 .PHONY: test-image
 test-image: image ## What the agent's image holds, and that this is enough
-	PODWIRE_IMAGE=$(abspath $(or $(CARGO_TARGET_DIR),target))/image/podwire-agent.tar \
-		$(CARGO) test --locked -p podwire-testbed --test image
+	$(IMAGE_MADE) $(CARGO) test --locked -p podwire-testbed --test image
 
 .PHONY: e2e
-e2e: setup servers-nodes ## On whole real clusters: kubelets, containerd, kube-proxy, real pods (needs Go and root)
-	$(CARGO) test --locked -p podwire-testbed --test e2e
+e2e: setup servers-nodes image ## On whole real clusters: kubelets, containerd, kube-proxy, real pods (needs Go and root)
+	$(IMAGE_MADE) $(CARGO) test --locked -p podwire-testbed --test e2e
 
 .PHONY: cluster
 cluster: setup servers-nodes ## A whole real cluster until Ctrl-C (needs Go and root; CLUSTER: its flags)

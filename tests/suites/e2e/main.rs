@@ -6,6 +6,8 @@ mod leftovers;
 mod nodes;
 mod plain_network;
 mod pods;
+mod podwire;
+mod rollout;
 mod scene;
 mod services;
 
@@ -14,6 +16,12 @@ use std::process::ExitCode;
 use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
-    let suites: [&[Test]; 4] = [nodes::TESTS, pods::TESTS, services::TESTS, leftovers::TESTS];
+    let suites: [&[Test]; 5] = [
+        rollout::TESTS,
+        nodes::TESTS,
+        pods::TESTS,
+        services::TESTS,
+        leftovers::TESTS,
+    ];
     suite::run_on_real_nodes(suites.concat())
 }
