@@ -8,7 +8,7 @@
 //! | attacker k, behind the host outside | 198.18.(k/256).(k%256) | 2001:db8:a:k::1 |
 //! | pods of node n | 10.244.n.0/24 | fd00:10:244:n::/64, n written in decimal |
 //! | the bridge of node n, its pod p | .1, .(1+p) | ::1, ::(1+p) |
-//! | Services: their network, the API's, the DNS server's | 10.96.0.0/16, .1, .10 | fd00:10:96::/112, ::1, ::a |
+//! | Services, the API's, the DNS server's | 10.96.0.0/16, .1, .10 | fd00:10:96::/112, ::1, ::a |
 //!
 //! IPv6 host numbers above are values: node 1 is 2001:db8::b. The group of a pod CIDR is spelled
 //! with the decimal digits of n, so that both families read alike.

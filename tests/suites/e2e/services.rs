@@ -44,20 +44,17 @@ fn a_service_is_resolved_and_answers(context: &Context, proxy: ProxyMode) -> Res
     })?;
     for target in addresses.iter().map(String::as_str).chain([SERVICE]) {
         for protocol in ["tcp", "udp"] {
-            let question = [
-                "probe",
-                "-for",
-                "20s",
-                protocol,
-                target,
-                SERVICE_PORT,
-                "hello",
-            ];
+            let question = ["probe", protocol, target, SERVICE_PORT, "hello"];
             let command = [&["pod-tools"], &question[..]].concat();
-            answered(&cluster, &cluster.exec(NAMESPACE, &pod, &command)?)?;
+            // A proxy hears of the Service, and of what is behind it, after the API has said so.
+            until(DEADLINE, "an answer to a pod", || {
+                answered(&cluster, &cluster.exec(NAMESPACE, &pod, &command)?)
+            })?;
             // The node itself has no DNS server.
             if target != SERVICE {
-                answered(&cluster, &cluster.node(1).run("pod-tools", &question, "")?)?;
+                until(DEADLINE, "an answer to a node", || {
+                    answered(&cluster, &cluster.node(1).run("pod-tools", &question, "")?)
+                })?;
             }
         }
     }
