@@ -116,7 +116,7 @@ impl ClusterNode {
         Ok(self.machine(&state)?.path(path))
     }
 
-    /// Writes a file of its disk, whole or not at all, in a folder that is made where there is none.
+    /// Writes a file of its disk, whole or not at all, in a folder that is made where it is not.
     ///
     /// # Errors
     /// The file system's.

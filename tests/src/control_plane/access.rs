@@ -102,8 +102,8 @@ impl ControlPlane {
         replace(path, &self.kubeconfig(&self.ca_file(), token))
     }
 
-    /// A kubeconfig of whoever has the token, for a machine of the underlay on which the authority's
-    /// certificate is `ca_file`.
+    /// A kubeconfig of whoever has the token, for a machine of the underlay where the
+    /// authority's certificate is `ca_file`.
     #[must_use]
     pub fn kubeconfig(&self, ca_file: &Path, token: &str) -> String {
         kubeconfig_text(&self.layout.url(), ca_file, &json!({"token": token}))
