@@ -184,8 +184,8 @@ impl Follower {
                 None => self.read_all(&client).await?,
             };
             self.position = Some(position.clone());
-            if !std::mem::replace(&mut self.is_identified, true) {
-                identity::check(&client, &self.shared.own).await;
+            if !self.is_identified {
+                self.is_identified = identity::check(&client, &self.shared.own).await;
             }
             let (began, planned) = (Instant::now(), fastrand::u32(WATCH_SECONDS));
             let ended = self.watch(&client, &position, planned).await;

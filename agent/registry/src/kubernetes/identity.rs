@@ -17,6 +17,9 @@ const REVIEWS: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 /// What a token that is bound to a pod says of its node.
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 
+/// What one that is bound to a Node alone does not say.
+const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 #[derive(Debug, Default, Deserialize)]
@@ -41,14 +44,19 @@ struct UserInfo {
 
 /// Says so when the token is a service account's and not bound to a pod of the own node: the
 /// policies refuse what it publishes, and without them it could speak for every node.
-pub(super) async fn check(client: &Client, own: &NodeName) {
+/// Returns whether there was an answer.
+pub(super) async fn check(client: &Client, own: &NodeName) -> bool {
     match review(client).await {
         Ok(user) => {
             if let Some(mistake) = mistake(&user, own) {
                 warn!("{mistake}");
             }
+            true
         }
-        Err(failure) => debug!(%failure, "cannot ask who this agent is taken for"),
+        Err(failure) => {
+            debug!(%failure, "cannot ask who this agent is taken for");
+            false
+        }
     }
 }
 
@@ -67,7 +75,8 @@ fn mistake(user: &UserInfo, own: &NodeName) -> Option<String> {
     if !username.starts_with(SERVICE_ACCOUNT) {
         return None;
     }
-    match extra.get(NODE_NAME).and_then(|names| names.first()) {
+    let node = extra.get(NODE_NAME).and_then(|names| names.first());
+    match node.filter(|_| extra.contains_key(POD_NAME)) {
         Some(name) if name == own.as_str() => None,
         Some(name) => Some(format!(
             "the token of {username:?} is for a pod on node {name:?} and this node is {own}: is \
@@ -87,10 +96,11 @@ mod tests {
     use super::*;
 
     fn user(username: &str, node: Option<&str>) -> UserInfo {
-        let bound = node.map(|name| (NODE_NAME.to_owned(), vec![name.to_owned()]));
+        let said = |key: &str, value: &str| (key.to_owned(), vec![value.to_owned()]);
+        let bound = node.map(|name| [said(NODE_NAME, name), said(POD_NAME, "a-pod")]);
         UserInfo {
             username: username.to_owned(),
-            extra: bound.into_iter().collect(),
+            extra: bound.into_iter().flatten().collect(),
         }
     }
 
@@ -104,6 +114,12 @@ mod tests {
         assert!(
             other.contains("node-2") && other.contains("--node-name"),
             "{other}"
+        );
+        let mut of_node = user(account, Some("node-1"));
+        of_node.extra.remove(POD_NAME);
+        assert!(
+            mistake(&of_node, &own).is_some(),
+            "bound to a Node, by whoever chose it"
         );
         let unbound = mistake(&user(account, None), &own).expect("a mistake");
         assert!(unbound.contains("bound to no pod"), "{unbound}");
