@@ -161,6 +161,14 @@ fn check_container(container: &Value) -> Result<()> {
         capabilities["drop"] == json!(["ALL"]) && (may.is_null() || *may == json!(["NET_ADMIN"])),
         "{capabilities}"
     );
+    // On SELinux the host's folders need that type; what has no rights needs none.
+    let kind = if may.is_null() {
+        Value::Null
+    } else {
+        json!("spc_t")
+    };
+    let selinux = &security["seLinuxOptions"];
+    ensure!(selinux["type"] == kind, "{selinux}");
     ensure!(container["ports"].is_null(), "{}", container["ports"]);
     ensure!(
         container["resources"]["limits"]["cpu"].is_null(),
@@ -264,6 +272,12 @@ fn settings(context: &Context) -> Result<()> {
     };
     let mut all = kustomizations::all()?;
     all.retain(|kustomization| has_agent(kustomization));
+    // And a user's own, which the component cleans up.
+    let own = copy.join("own");
+    std::fs::create_dir(&own)?;
+    let text = "resources: [../overlays/strict]\ncomponents: [../cleanup/component]\n";
+    std::fs::write(own.join("kustomization.yaml"), text)?;
+    all.push("own".to_owned());
     let before: Vec<_> = all
         .iter()
         .map(|kustomization| config_map(&build(kustomization)?))
