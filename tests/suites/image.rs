@@ -12,6 +12,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use podwire_testbed::agent_view::CONVERGENCE;
 use podwire_testbed::suite::{self, Context};
 use podwire_testbed::{Namespace, Topology, matrix, until};
@@ -210,6 +212,9 @@ fn host_names(_context: &Context) -> Result<()> {
     namespace.ip(&["link set lo up".to_owned()])?;
     let dns = namespace.run(|| UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 3), 53)))?;
     thread::spawn(move || answer_dns(&dns, Ipv4Addr::new(127, 0, 0, 4)));
+    // There is no system here that would know any. Nobody gets as far as to look at it.
+    let authority = rcgen::generate_simple_self_signed(["nobody".to_owned()])?;
+    let authority = STANDARD.encode(authority.cert.pem());
     for (name, address) in [
         ("by-hosts.example", Ipv4Addr::new(127, 0, 0, 2)),
         ("by-dns.example", Ipv4Addr::new(127, 0, 0, 4)),
@@ -217,7 +222,7 @@ fn host_names(_context: &Context) -> Result<()> {
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "a",
             "clusters": [{"name": "a", "cluster": {
-                "server": format!("https://{name}:6443"), "insecure-skip-tls-verify": true,
+                "server": format!("https://{name}:6443"), "certificate-authority-data": authority,
             }}],
             "users": [{"name": "a", "user": {"token": "a"}}],
             "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
@@ -231,6 +236,7 @@ fn host_names(_context: &Context) -> Result<()> {
             .args(["/podwire-agent", "cleanup", "--state-dir", "/state"])
             .args(["--node-name", "node-1", "--kubeconfig", "/kubeconfig"])
             .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
