@@ -100,8 +100,8 @@ fn remove_leftovers(folder: &Path) -> io::Result<()> {
         .try_for_each(|file| atomic_file::remove_leftovers(&folder.join(file)))
 }
 
-/// Removes every file of the node, the lock last, which the caller holds. What else is in the folder
-/// stays, and so does the folder then, or if it is mounted.
+/// Removes every file of the node, the lock last, which the caller holds. What else is in the
+/// folder stays, and so does the folder then, or if it is mounted.
 pub(crate) fn remove(folder: &Path) -> Result<(), StateError> {
     let refused = |source| StateError::Folder {
         path: folder.to_owned(),
