@@ -19,8 +19,8 @@ use super::repeat_log::in_one_line;
 /// Least time between two Events of one reason. All agents of a mesh may have the same to tell.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// All agents of a mesh see the same refused node: each waits up to this for every node, and no longer
-/// than this in all.
+/// All agents of a mesh see the same refused node: each waits up to this for every node, and no
+/// longer than this in all.
 const SPREAD_OF_A_NODE: Duration = Duration::from_millis(10);
 const SPREAD_MAX: Duration = Duration::from_secs(30);
 

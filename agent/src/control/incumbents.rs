@@ -23,8 +23,8 @@ pub(crate) fn remaining(before: &Incumbents, nodes: &Nodes) -> Incumbents {
 }
 
 /// Takes in these handshakes: a node whose peer in force has completed one becomes an incumbent.
-/// `confirmed` has the keys under which the data plane has a session with a peer. Returns whether an
-/// incumbent is new or another one.
+/// `confirmed` has the keys under which the data plane has a session with a peer. Returns whether
+/// an incumbent is new or another one.
 pub(crate) fn confirm<'a>(
     incumbents: &mut Incumbents,
     mesh: &DesiredMesh,
