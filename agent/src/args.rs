@@ -321,6 +321,8 @@ pub(crate) enum CniPluginArg {
     Bridge,
     /// A link and a host route for each pod.
     Ptp,
+    /// Somebody else writes the CNI configuration: remove one of before, and write none.
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

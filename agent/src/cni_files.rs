@@ -70,6 +70,12 @@ pub(crate) enum CniFilesError {
          mounted, or --cni-configuration-directory wrong?", .path.display()
     )]
     Link { path: PathBuf, source: io::Error },
+    #[error(
+        "{} is there, and no link to it in {}: the link is in another folder: name the one that \
+         the container runtime reads with --cni-configuration-directory; if there is no link \
+         anywhere, remove that file first", .file.display(), .folder.display()
+    )]
+    LinkElsewhere { file: PathBuf, folder: PathBuf },
     #[error("cannot remove {}", .path.display())]
     Remove { path: PathBuf, source: io::Error },
 }
@@ -102,11 +108,7 @@ impl CniFiles {
     /// # Errors
     /// The file system's.
     pub(crate) fn keep(&self, text: &str, renews: bool) -> Result<Differs, CniFilesError> {
-        let found = fs::read(&self.file);
-        let differs = Differs {
-            file: !found.is_ok_and(|found| found == text.as_bytes()),
-            link: !fs::read_link(&self.link).is_ok_and(|target| target == self.file),
-        };
+        let differs = self.differs(text);
         if differs.file {
             self.make_run_dir()?;
             atomic_file::replace(&self.file, text.as_bytes(), FILE_MODE)?;
@@ -118,6 +120,20 @@ impl CniFiles {
             })?;
         }
         Ok(differs)
+    }
+
+    /// What is not as it should be.
+    pub(crate) fn differs(&self, text: &str) -> Differs {
+        let found = fs::read(&self.file);
+        Differs {
+            file: !found.is_ok_and(|found| found == text.as_bytes()),
+            link: !self.is_ours(&self.link),
+        }
+    }
+
+    /// Whether it is a link to our file.
+    fn is_ours(&self, link: &Path) -> bool {
+        fs::read_link(link).is_ok_and(|target| target == self.file)
     }
 
     fn make_run_dir(&self) -> Result<(), CniFilesError> {
@@ -146,10 +162,12 @@ impl CniFiles {
         renamed
     }
 
-    /// Removes the link, if it leads to our file, and the file.
+    /// Removes the link, if it leads to our file, and the file, and what a killed agent left of
+    /// either.
     ///
     /// # Errors
-    /// The file system's.
+    /// [`CniFilesError::LinkElsewhere`], with nothing removed: a link that leads nowhere keeps the
+    /// runtime from reading any other configuration, too. The file system's.
     pub(crate) fn remove(&self) -> Result<RemovedFiles, CniFilesError> {
         let remove = |path: &Path| {
             remove_if_there(path).map_err(|source| CniFilesError::Remove {
@@ -157,11 +175,28 @@ impl CniFiles {
                 source,
             })
         };
-        let is_ours = fs::read_link(&self.link).is_ok_and(|target| target == self.file);
-        Ok(RemovedFiles {
-            link: is_ours && remove(&self.link)?,
+        let is_linked = self.is_ours(&self.link);
+        if !is_linked && self.file.symlink_metadata().is_ok() {
+            return Err(CniFilesError::LinkElsewhere {
+                file: self.file.clone(),
+                folder: self.folder.clone(),
+            });
+        }
+        let removed = RemovedFiles {
+            link: is_linked && remove(&self.link)?,
             file: remove(&self.file)?,
-        })
+        };
+        let made = self.folder.join(LINK_IN_THE_MAKING);
+        if self.is_ours(&made) {
+            remove(&made)?;
+        }
+        match atomic_file::remove_leftovers(&self.file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CniFilesError::RunDir {
+                path: self.run_dir.clone(),
+                source: error,
+            }),
+            Ok(()) | Err(_) => Ok(removed),
+        }
     }
 
     /// The name of the configuration that the runtime takes instead of ours: it goes by the first
@@ -342,6 +377,30 @@ mod tests {
             RemovedFiles::default()
         );
         files.link().symlink_metadata().expect("still there");
+    }
+
+    #[test]
+    fn a_file_whose_link_is_in_another_folder_is_not_removed() {
+        let (root, files) = files();
+        files.keep("one", true).expect("kept");
+        let other = root.path().join("other");
+        fs::create_dir(&other).expect("folder");
+        let wrong = CniFiles::new(files.run_dir.clone(), other);
+        let error = wrong.remove().expect_err("the link is elsewhere");
+        let told = error.to_string();
+        assert!(told.contains("--cni-configuration-directory"), "{told}");
+        assert_eq!(fs::read_to_string(files.link()).expect("whole"), "one");
+    }
+
+    #[test]
+    fn removal_takes_what_a_killed_agent_left_half_done() {
+        let (_root, files) = files();
+        files.keep("one", true).expect("kept");
+        symlink(&files.file, files.folder().join(LINK_IN_THE_MAKING)).expect("linked");
+        fs::write(files.run_dir.join(".cni.conflist.abc"), "on").expect("written");
+        files.remove().expect("removed");
+        assert!(names(files.folder()).is_empty());
+        assert!(names(&files.run_dir).is_empty());
     }
 
     #[test]

@@ -67,7 +67,8 @@ pub(crate) struct Config {
 #[derive(Clone, Debug)]
 pub(crate) struct CniConfig {
     pub(crate) files: CniFiles,
-    pub(crate) plugin: Plugin,
+    /// None where a configuration of before is to be removed.
+    pub(crate) plugin: Option<Plugin>,
     /// Where plugins are, if that is to be looked at.
     pub(crate) plugin_dir: Option<PathBuf>,
 }
@@ -379,8 +380,9 @@ fn cni(args: CniArgs, state: &Path, run: &Path) -> Result<Option<CniConfig>, Con
     Ok(Some(CniConfig {
         files: cni_files(run, &folder),
         plugin: match args.cni_plugin {
-            CniPluginArg::Bridge => Plugin::Bridge,
-            CniPluginArg::Ptp => Plugin::Ptp,
+            CniPluginArg::Bridge => Some(Plugin::Bridge),
+            CniPluginArg::Ptp => Some(Plugin::Ptp),
+            CniPluginArg::None => None,
         },
         plugin_dir: args.cni_plugin_directory,
     }))

@@ -19,6 +19,11 @@ pub enum Finding {
         /// Ours.
         own: &'static str,
     },
+    /// Somebody keeps changing our CNI configuration.
+    ConfigurationFought {
+        /// Path of its link.
+        link: String,
+    },
     /// CNI plugins that the configuration names are not installed.
     PluginsMissing {
         /// The folder of CNI plugins.
@@ -44,6 +49,8 @@ pub enum Finding {
 pub enum Kind {
     /// [`Finding::OtherConfigurationFirst`].
     OtherConfigurationFirst,
+    /// [`Finding::ConfigurationFought`].
+    ConfigurationFought,
     /// [`Finding::PluginsMissing`].
     PluginsMissing,
     /// [`Finding::PodMtu`].
@@ -58,8 +65,9 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::OtherConfigurationFirst,
+        Self::ConfigurationFought,
         Self::PluginsMissing,
         Self::PodMtu,
         Self::BridgeNetfilterOff,
@@ -72,6 +80,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OtherConfigurationFirst => "cni-configuration",
+            Self::ConfigurationFought => "cni-fight",
             Self::PluginsMissing => "cni-plugins",
             Self::PodMtu => "pod-mtu",
             Self::BridgeNetfilterOff => "bridge-netfilter",
@@ -87,6 +96,7 @@ impl Finding {
     pub const fn kind(&self) -> Kind {
         match self {
             Self::OtherConfigurationFirst { .. } => Kind::OtherConfigurationFirst,
+            Self::ConfigurationFought { .. } => Kind::ConfigurationFought,
             Self::PluginsMissing { .. } => Kind::PluginsMissing,
             Self::PodMtu(_) => Kind::PodMtu,
             Self::BridgeNetfilterOff { .. } => Kind::BridgeNetfilterOff,
@@ -103,6 +113,13 @@ impl fmt::Display for Finding {
                 f,
                 "{folder}/{file} sorts before {own}, so that the container runtime takes that one \
                  and new pods are not in the mesh: move it out of the folder"
+            ),
+            Self::ConfigurationFought { link } => write!(
+                f,
+                "another program keeps changing {link} or its file, so that it is put back only \
+                 once a minute: stop that program (what chains a plugin of its own, such as \
+                 istio-cni and linkerd-cni), or write the CNI configuration by yourself and run \
+                 the agent with --cni-plugin none"
             ),
             Self::PluginsMissing { folder, programs } => write!(
                 f,

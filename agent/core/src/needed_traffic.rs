@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::cni_configuration::{BRIDGE, Range};
+use crate::cni_configuration::{BRIDGE, Plugin, Range};
 use crate::mesh::{DesiredMesh, Pair};
 use crate::packet_filter::{Dropped, Hook, Protocol, Ruleset, Sample, dropping};
 use crate::record::Mode;
@@ -36,13 +36,15 @@ pub struct Filtered {
     pub needs: BTreeSet<Need>,
 }
 
-/// One packet of each kind that is needed.
+/// One packet of each kind that is needed. `plugin` is what makes links of pods, where that is
+/// known: only the bridge has a name before there is a pod.
 #[must_use]
 pub fn needed(
     mesh: &DesiredMesh,
     links: &[Link],
     device: &str,
     ports: (u16, u16),
+    plugin: Option<Plugin>,
 ) -> Vec<(Need, Sample)> {
     let own = &mesh.own;
     let uplink = || links.iter().find(|link| link.has_default_route);
@@ -59,7 +61,9 @@ pub fn needed(
         let (Some((cluster, Ok(far), Ok(near))), Some(way_out)) = (ranges, way_out) else {
             continue;
         };
-        let pods = pods_link(links, &own.pod_cidrs);
+        let Some(pods) = pods_link(links, &own.pod_cidrs, plugin) else {
+            continue;
+        };
         // The last of each: the least likely to be a pod with a policy of its own.
         let (from, to) = ((pods, near.last), (way_out, far.last));
         needed.push((Need::FromPods(*cluster), forwarded(from, to)));
@@ -73,7 +77,7 @@ pub fn needed(
 }
 
 /// A link of own pods, or what it will be called.
-fn pods_link<'a>(links: &'a [Link], own: &[IpNet]) -> &'a str {
+fn pods_link<'a>(links: &'a [Link], own: &[IpNet], plugin: Option<Plugin>) -> Option<&'a str> {
     let is_pods = |address: &IpAddr| own.iter().any(|cidr| cidr.contains(address));
     let mut links = links.iter();
     let found = links.find(|link| match link.kind {
@@ -81,7 +85,8 @@ fn pods_link<'a>(links: &'a [Link], own: &[IpNet]) -> &'a str {
         LinkKind::Switch => link.addresses.iter().any(is_pods),
         LinkKind::Virtual => !link.own_pods.is_empty(),
     });
-    found.map_or(BRIDGE, |link| &link.name)
+    let bridge = (plugin == Some(Plugin::Bridge)).then_some(BRIDGE);
+    found.map(|link| link.name.as_str()).or(bridge)
 }
 
 fn forwarded(from: (&str, IpAddr), to: (&str, IpAddr)) -> Sample {

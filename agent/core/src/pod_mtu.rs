@@ -11,19 +11,23 @@ use crate::record::Mode;
 use crate::underlay_links::{Link, LinkKind};
 
 /// The MTU in bytes for links of pods: what the node's own link carries, less what WireGuard adds
-/// where this node encrypts. `None` where that link is not known.
+/// where this node encrypts. The node's address may be on no link (a loopback one, NAT): then it is
+/// the one of the default route, else those of `uplinks`, by which peers are reached. `None` where
+/// there is none of these either.
 ///
 /// It depends on nothing that changes by itself, such as a path or the family that a peer answers
 /// on: pods keep what they were made with. A peer behind a smaller path has a route with an MTU of
 /// its own.
 #[must_use]
-pub fn pod_mtu(own: &OwnNode, links: &[Link]) -> Option<u32> {
+pub fn pod_mtu(own: &OwnNode, links: &[Link], uplinks: &BTreeSet<String>) -> Option<u32> {
     let with_node = |link: &&Link| own.addresses.iter().any(|a| link.addresses.contains(a));
     let smallest = |chosen: &dyn Fn(&&Link) -> bool| {
         let mtus = links.iter().filter(chosen).map(|link| link.mtu);
         mtus.min()
     };
-    let of_node = smallest(&with_node).or_else(|| smallest(&|link| link.has_default_route))?;
+    let of_node = smallest(&with_node)
+        .or_else(|| smallest(&|link| link.has_default_route))
+        .or_else(|| smallest(&|link| uplinks.contains(&link.name)))?;
     let inner = if own.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()) {
         Family::Ipv6
     } else {
@@ -143,7 +147,7 @@ mod tests {
             (Mode::Encrypted, &both[1..], 1420),
             (Mode::HostNetwork, &both, 1500),
         ] {
-            let found = pod_mtu(&own(mode, addresses, &DUAL), &links);
+            let found = pod_mtu(&own(mode, addresses, &DUAL), &links, &BTreeSet::new());
             assert_eq!(found, Some(expected), "{mode:?} {addresses:?}");
         }
     }
@@ -155,27 +159,29 @@ mod tests {
             link("eth1", LinkKind::Wire, 1500, &["198.51.100.11"]),
         ];
         let node = own(Mode::HostNetwork, &["192.0.2.11", "198.51.100.11"], &DUAL);
-        assert_eq!(pod_mtu(&node, &links), Some(1500));
+        assert_eq!(pod_mtu(&node, &links, &BTreeSet::new()), Some(1500));
     }
 
     #[test]
     fn a_node_behind_nat_goes_by_its_default_route_and_by_the_larger_overhead() {
         let mut links = [link("eth0", LinkKind::Wire, 1500, &["192.168.1.2"])];
         let hidden = own(Mode::Encrypted, &[], &DUAL);
-        assert_eq!(pod_mtu(&hidden, &links), None);
+        assert_eq!(pod_mtu(&hidden, &links, &BTreeSet::new()), None);
+        let uplinks = BTreeSet::from(["eth0".to_owned()]);
+        assert_eq!(pod_mtu(&hidden, &links, &uplinks), Some(1420));
         links[0].has_default_route = true;
-        assert_eq!(pod_mtu(&hidden, &links), Some(1420));
+        assert_eq!(pod_mtu(&hidden, &links, &BTreeSet::new()), Some(1420));
         let public = own(Mode::Encrypted, &["203.0.113.7"], &DUAL);
-        assert_eq!(pod_mtu(&public, &links), Some(1440));
+        assert_eq!(pod_mtu(&public, &links, &BTreeSet::new()), Some(1440));
     }
 
     #[test]
     fn pods_with_ipv6_never_get_less_than_it_needs() {
         let links = [link("eth0", LinkKind::Wire, 1300, &["192.0.2.11"])];
         let dual = own(Mode::Encrypted, &["192.0.2.11"], &DUAL);
-        assert_eq!(pod_mtu(&dual, &links), Some(1280));
+        assert_eq!(pod_mtu(&dual, &links, &BTreeSet::new()), Some(1280));
         let single = own(Mode::Encrypted, &["192.0.2.11"], &DUAL[..1]);
-        assert_eq!(pod_mtu(&single, &links), Some(1240));
+        assert_eq!(pod_mtu(&single, &links, &BTreeSet::new()), Some(1240));
     }
 
     #[test]

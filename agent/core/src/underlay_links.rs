@@ -49,7 +49,7 @@ pub enum LinkKind {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnderlayLinks {
     /// Those by which peers or strangers are or were reached.
-    uplinks: BTreeSet<String>,
+    pub uplinks: BTreeSet<String>,
     /// Those by which no packet for an own pod may leave.
     pub guarded: BTreeSet<String>,
     /// Those that lead to other machines for all that is known, and are not guarded, because own

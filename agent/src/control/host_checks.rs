@@ -58,7 +58,8 @@ impl Agent {
             return Ok(());
         }
         let ports = (self.config.listen_port, self.config.last_port());
-        let needed = needed(mesh, &self.links, &self.config.device, ports);
+        let plugin = self.config.cni.as_ref().and_then(|cni| cni.plugin);
+        let needed = needed(mesh, &self.links, &self.config.device, ports, plugin);
         let generation = self.netlink.packet_filter_generation()?;
         if last.is_some_and(|last| last.generation == generation && last.needed == needed) {
             return Ok(());

@@ -1,11 +1,15 @@
 //! Which links lead to other machines, as of this pass, and what is told about them.
 
+use ipnet::IpNet;
+use podwire_core::cni_configuration::BRIDGE;
 use podwire_core::kernel::Underlay;
 use podwire_core::mesh::DesiredMesh;
 use podwire_core::reverse_path::strict_ways;
 use podwire_core::underlay_links::underlay_links;
+use tracing::info;
 
 use super::agent::Agent;
+use crate::netlink::is_stale;
 
 impl Agent {
     /// Looks at the links again, after the routes.
@@ -32,6 +36,28 @@ impl Agent {
             )
         });
         self.problems.shared_links.put(problem);
+        Ok(())
+    }
+
+    /// Takes addresses of before off the bridge of pods.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) async fn tidy_pod_bridge(&self, own: &[IpNet]) -> anyhow::Result<()> {
+        let mut links = self.links.iter();
+        let is_due = links
+            .any(|link| link.name == BRIDGE && link.addresses.iter().any(|it| is_stale(*it, own)));
+        if is_due {
+            let removed = self
+                .netlink
+                .remove_stale_bridge_addresses(BRIDGE, own)
+                .await?;
+            info!(
+                bridge = BRIDGE,
+                ?removed,
+                "addresses outside the own pod CIDRs removed"
+            );
+        }
         Ok(())
     }
 }

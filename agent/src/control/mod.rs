@@ -26,6 +26,7 @@ mod obstacles;
 mod own_record;
 mod problems;
 mod publishing;
+mod put_backs;
 mod reconcile;
 mod refusals;
 mod registry;

@@ -144,6 +144,9 @@ impl Agent {
         }
         self.look_for_obstacles(&desired.kernel).await;
         done?;
+        if !is_lockout {
+            self.tidy_pod_bridge(&own.pod_cidrs).await?;
+        }
         obstacle
             .filter(|_| encrypted)
             .map_or(Ok(()), |obstacle| Err(obstacle.into()))

@@ -40,7 +40,7 @@ use tokio::task::JoinHandle;
 pub(crate) use self::cleanup::Removed;
 pub(crate) use self::error::{Error, has_net_admin};
 pub(crate) use self::guard::GuardCounters;
-pub(crate) use self::pod_bridge::BridgeRemoval;
+pub(crate) use self::pod_bridge::{BridgeRemoval, is_stale};
 pub(crate) use self::watch::Watch;
 
 use self::guard::{InstallError, Installed};

@@ -219,10 +219,10 @@ fn overlays(context: &Context) -> Result<()> {
         (
             "overlays/no-cni",
             json!({
-                "PODWIRE_CNI_CONFIGURATION_DIRECTORY": null,
+                "PODWIRE_CNI_PLUGIN": "none",
                 "PODWIRE_CNI_PLUGIN_DIRECTORY": null,
             }),
-            &["/etc/cni/net.d", "/opt/cni/bin"],
+            &["/opt/cni/bin"],
         ),
     ];
     for (kustomization, change, unmounted) in cases {

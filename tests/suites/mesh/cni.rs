@@ -31,6 +31,14 @@ pub(crate) const TESTS: &[Test] = &[
         findings,
     ),
     (
+        "without_a_plugin_the_cni_configuration_of_before_goes_and_none_comes",
+        none,
+    ),
+    (
+        "addresses_of_other_pod_cidrs_leave_the_bridge_of_pods",
+        stale_addresses,
+    ),
+    (
         "pods_of_a_host_network_node_get_the_mtu_of_its_own_link",
         host_network,
     ),
@@ -217,14 +225,13 @@ fn healing(context: &Context) -> Result<()> {
         fs::write(folder.join(name), name)?;
     }
     let before = others(&folder)?;
-    let damages: [(&str, &dyn Fn() -> Result<()>); 4] = [
+    let damages: [(&str, &dyn Fn() -> Result<()>); 3] = [
         ("the link is removed", &|| Ok(fs::remove_file(&link)?)),
         ("the link leads elsewhere", &|| {
             fs::remove_file(&link)?;
             Ok(symlink("/dev/null", &link)?)
         }),
         ("the file is removed", &|| Ok(fs::remove_file(&target)?)),
-        ("the file is changed", &|| Ok(fs::write(&target, "{}")?)),
     ];
     for (what, damage) in damages {
         damage()?;
@@ -253,7 +260,52 @@ fn healing(context: &Context) -> Result<()> {
         made == (inode(&link)?, inode(&target)?),
         "it was written again"
     );
+    // Once more within the minute is a fight.
+    wait_findings(node, "cni-fight", &[text(&link), "--cni-plugin none"])?;
+    fs::write(&target, "{}")?;
+    let runs = status(node)?.reconcile.runs;
+    node.edit_manifest(|manifest| {
+        manifest.annotations.insert("a".into(), "c".into());
+    })?;
+    wait_status(node, "another pass", |status| status.reconcile.runs > runs)?;
+    ensure!(fs::read_to_string(&target)? == "{}", "it is fought");
     Ok(())
+}
+
+fn none(context: &Context) -> Result<()> {
+    let (bed, folder) = one_node(context, &[])?;
+    let node = bed.node(1);
+    let target = fs::read_link(folder.join(LINK))?;
+    fs::write(folder.join("10-other.conflist"), "somebody's")?;
+    let before = others(&folder)?;
+    node.stop_agent()?;
+    with_folder(&bed, 1, &["--cni-plugin", "none"])?;
+    node.start_agent()?;
+    node.wait_ready()?;
+    until(CONVERGENCE, "link and file to go", || {
+        let link = fs::symlink_metadata(folder.join(LINK));
+        ensure!(link.is_err() && !target.exists(), "they are there");
+        Ok(())
+    })?;
+    ensure!(others(&folder)? == before, "other files changed");
+    ensure!(status(node)?.cni.is_none(), "it shows one");
+    Ok(())
+}
+
+fn stale_addresses(context: &Context) -> Result<()> {
+    let (bed, _) = one_node(context, &[])?;
+    let node = bed.node(1);
+    node.namespace().ip(&[
+        "link add podwire-bridge type bridge".to_owned(),
+        "address add 10.244.77.1/24 dev podwire-bridge".to_owned(),
+        "link set podwire-bridge up".to_owned(),
+    ])?;
+    until(CONVERGENCE, "the address of before to go", || {
+        let shown = ["address", "show", "dev", "podwire-bridge"];
+        let found = node.namespace().output("ip", &shown, "")?;
+        ensure!(!found.contains("10.244.77.1"), "{found}");
+        Ok(())
+    })
 }
 
 /// Messages of the findings of these kinds, once there are so many.

@@ -60,7 +60,13 @@ fn links() -> Vec<Link> {
 
 /// Where packets come from and go, by link.
 fn ways(mode: Mode, links: &[Link]) -> Vec<String> {
-    let needed = needed(&mesh(mode), links, "podwire0", (51880, 51881));
+    let needed = needed(
+        &mesh(mode),
+        links,
+        "podwire0",
+        (51880, 51881),
+        Some(Plugin::Bridge),
+    );
     let way = |(_, sample): (Need, Sample)| {
         let Sample {
             incoming,
@@ -124,7 +130,13 @@ fn a_filter_that_drops_is_named_with_what_it_drops_and_a_rule_that_lets_it_pass(
             ),
         ),
     ]);
-    let needed = needed(&mesh(Mode::Encrypted), &links(), "podwire0", (51880, 51881));
+    let needed = needed(
+        &mesh(Mode::Encrypted),
+        &links(),
+        "podwire0",
+        (51880, 51881),
+        None,
+    );
     let found: Vec<String> = filtered(&ruleset, &needed)
         .iter()
         .map(ToString::to_string)
@@ -144,4 +156,22 @@ fn a_filter_that_drops_is_named_with_what_it_drops_and_a_rule_that_lets_it_pass(
         ]
     );
     assert!(filtered(&Ruleset::new(), &needed).is_empty());
+}
+
+#[test]
+fn nothing_is_said_of_pods_before_the_name_of_their_link_is_known() {
+    let wire = &links()[..1];
+    for (plugin, expected) in [(Some(Plugin::Bridge), 4), (Some(Plugin::Ptp), 0), (None, 0)] {
+        let found = needed(
+            &mesh(Mode::Encrypted),
+            wire,
+            "podwire0",
+            (51880, 51881),
+            plugin,
+        );
+        let of_pods = found
+            .iter()
+            .filter(|(need, _)| !matches!(need, Need::WireGuard(..)));
+        assert_eq!(of_pods.count(), expected, "{plugin:?}");
+    }
 }
