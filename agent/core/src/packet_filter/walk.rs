@@ -166,12 +166,12 @@ impl<'a> Walk<'a> {
                     register,
                     is_inverted,
                     elements,
-                } => registers.get(register).map(|value| {
-                    let found = element(value, elements);
+                } => registers.get(register).and_then(|value| {
+                    let found = element(value, elements)?;
                     if let Some(decided) = found.and_then(|found| found.verdict.as_ref()) {
                         verdict = Some(decided);
                     }
-                    found.is_some() != *is_inverted
+                    Some(found.is_some() != *is_inverted)
                 }),
                 Expression::Match(name, data) => iptables::goes_on(name, data),
                 Expression::Verdict(decided) => {
@@ -234,21 +234,25 @@ fn put(registers: &mut Registers, register: u32, value: Option<Vec<u8>>) {
     };
 }
 
-/// The element that has a value: a range goes from a key to the next one.
-fn element<'e>(value: &[u8], elements: &'e [Element]) -> Option<&'e Element> {
+/// The element that has a value: a range goes from a key to the next one. None where that is not
+/// known: a key of several values, of which the register has the first only.
+fn element<'e>(value: &[u8], elements: &'e [Element]) -> Option<Option<&'e Element>> {
     let has_ranges = elements.iter().any(|element| element.is_end);
-    let is_candidate = |element: &&Element| {
-        let value = value.get(..element.key.len()).unwrap_or(value);
-        if has_ranges {
+    let mut nearest: Option<&'e Element> = None;
+    // Where one range ends, another may begin.
+    let order = |element: &'e Element| (&element.key, !element.is_end);
+    for element in elements {
+        let value = value.get(..element.key.len())?;
+        let is_candidate = if has_ranges {
             element.key.as_slice() <= value
         } else {
             element.key == value
+        };
+        if is_candidate && nearest.is_none_or(|nearest| order(nearest) <= order(element)) {
+            nearest = Some(element);
         }
-    };
-    let candidates = elements.iter().filter(is_candidate);
-    // Where one range ends, another may begin.
-    let nearest = candidates.max_by_key(|element| (&element.key, !element.is_end));
-    nearest.filter(|element| !element.is_end)
+    }
+    Some(nearest.filter(|element| !element.is_end))
 }
 
 fn part(bytes: &[u8], offset: usize, length: usize) -> Option<Vec<u8>> {
