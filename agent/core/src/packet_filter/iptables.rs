@@ -1,6 +1,6 @@
 //! Matches of iptables' own that stand in every rule set.
 
-use super::STATE_NEW;
+use super::walk::STATE_NEW;
 
 /// Whether a packet without mark that begins a connection goes on; none where it is not known.
 pub(super) fn goes_on(name: &str, data: &[u8]) -> Option<bool> {

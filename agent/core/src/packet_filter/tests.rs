@@ -362,6 +362,47 @@ fn chains_of_the_other_version_are_not_met_and_loops_end() {
 }
 
 #[test]
+fn whether_a_value_is_in_a_set_of_several_values_in_one_is_not_known() {
+    // Of address and port, the register has the address.
+    let elements = vec![Element {
+        key: vec![10, 244, 1, 254, 0, 9, 0, 0],
+        is_end: false,
+        verdict: None,
+    }];
+    for is_inverted in [false, true] {
+        let condition = [
+            Expression::Load(1, Property::NetworkHeader(12, 4)),
+            Expression::Lookup {
+                register: 1,
+                is_inverted,
+                elements: elements.clone(),
+            },
+        ];
+        for (verdict, drops) in [(Verdict::Accept, true), (Verdict::Drop, false)] {
+            let rules = forward(drops, vec![rule(&[&condition], verdict)]);
+            assert!(found(&rules).is_empty(), "{rules:?}");
+        }
+    }
+}
+
+#[test]
+fn chains_to_which_many_rules_lead_are_walked_once() {
+    const CHAINS: usize = 12;
+    const RULES: usize = 400;
+    let names: Vec<String> = (0..CHAINS).map(|number| format!("C{number}")).collect();
+    let chains = names.iter().enumerate().map(|(number, chain)| {
+        let next = names.get(number + 1);
+        let jump = next.map(|next| vec![decide(Verdict::Jump(next.clone()))]);
+        let hook = (number == 0).then_some(Hook::Forward);
+        let rules = jump.map_or_else(Vec::new, |jump| vec![jump; RULES]);
+        (chain.as_str(), hook, true, rules)
+    });
+    // 400 to the power of 11 ways would not end.
+    let rules = ruleset(&chains.collect::<Vec<_>>());
+    assert_eq!(found(&rules), ["C0: policy"]);
+}
+
+#[test]
 fn an_ipv6_packet_shows_its_own_header() {
     let sample = Sample {
         source: "fd00:10:244:1::7".parse().expect("address"),

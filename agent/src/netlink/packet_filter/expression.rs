@@ -44,6 +44,7 @@ mod attribute {
     pub(super) const ELEMENT_KEY: u16 = 1;
     pub(super) const ELEMENT_DATA: u16 = 2;
     pub(super) const ELEMENT_FLAGS: u16 = 3;
+    pub(super) const ELEMENT_KEY_END: u16 = 10;
 }
 
 /// `NFT_REG_VERDICT`: a lookup into it decides.
@@ -76,13 +77,15 @@ pub(super) fn expressions(
         .collect()
 }
 
-/// What is in a message about elements; none where it has one for all others.
+/// What is in a message about elements; none where it has one for all others, or ranges of several
+/// values in one.
 pub(super) fn elements_in(list: &[u8]) -> io::Result<Option<Vec<Element>>> {
     let elements = attributes_in(list)?;
     let elements = elements.iter().map(|element| {
         let element = Attributes(attributes_in(&value(element))?);
         let flags = element.number(attribute::ELEMENT_FLAGS).unwrap_or(0);
         let key = element.data(attribute::ELEMENT_KEY);
+        let has_key_end = value_of(&element.0, attribute::ELEMENT_KEY_END).is_some();
         let data = element.nested(attribute::ELEMENT_DATA);
         let verdict = data.and_then(|data| data.nested(attribute::DATA_VERDICT));
         let element = key.map(|key| Element {
@@ -90,7 +93,7 @@ pub(super) fn elements_in(list: &[u8]) -> io::Result<Option<Vec<Element>>> {
             is_end: flags & FLAG_END != 0,
             verdict: verdict.and_then(|verdict| verdict.verdict()),
         });
-        Ok(element.filter(|_| flags & FLAG_ALL_OTHERS == 0))
+        Ok(element.filter(|_| flags & FLAG_ALL_OTHERS == 0 && !has_key_end))
     });
     elements.collect()
 }

@@ -66,6 +66,8 @@ fn a_policy_that_drops_is_found_unless_a_rule_surely_or_maybe_accepts() {
         "fib daddr type unicast accept",
         "ip saddr @named accept",
         "limit rate 10/second accept",
+        "ip saddr . tcp dport { 10.244.1.254 . 9 } accept",
+        "ip saddr . tcp dport { 10.244.0.0/16 . 1-1023 } accept",
     ] {
         assert_eq!(found_with("drop", &[rule]), [""; 0], "{rule}");
     }
