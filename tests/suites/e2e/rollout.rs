@@ -109,6 +109,21 @@ fn annotations(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, String>
 
 const FOREIGN_FILE: &str = "/etc/cni/net.d/99-theirs.conflist.off";
 
+/// Ends the cluster's only pods with a network, as who uninstalls has to: without a CNI
+/// configuration none can be deleted, and a bridge with pods stays.
+fn end_pods(cluster: &Cluster) -> Result<()> {
+    cluster.wait_rolled_out("kube-system", "deployment/coredns")?;
+    let system = ["--namespace", "kube-system"];
+    let scale = ["scale", "--replicas=0", "deployment/coredns"];
+    let plane = cluster.plane();
+    plane.kubectl(&[&system[..], &scale].concat(), "")?;
+    until(DEADLINE, "the pods to be gone", || {
+        let left = plane.kubectl(&[&system[..], &["get", "pods", "-o=name"]].concat(), "")?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })
+}
+
 fn uninstalled(context: &Context) -> Result<()> {
     let (_bed, cluster) = scene::cluster(context, 2, &podwire::plan()?)?;
     for node in cluster.nodes() {
@@ -125,6 +140,7 @@ fn uninstalled(context: &Context) -> Result<()> {
         let record = annotations(&cluster, node.name())?;
         ensure!(record.contains_key("podwire.dev/public-key"), "{record:?}");
     }
+    end_pods(&cluster)?;
     podwire::roll_out(&cluster, "cleanup")?;
     podwire::delete(&cluster)?;
     for (node, before) in cluster.nodes().iter().zip(&before) {
