@@ -7,6 +7,7 @@ use podwire_testbed::{Cluster, ClusterPlan, until};
 use serde_json::json;
 
 use crate::plain_network;
+use crate::podwire;
 use crate::scene::{self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, name_on};
 
 /// The Service, and where it is served.
@@ -15,25 +16,47 @@ const SERVICE_PORT: &str = "80";
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_service_is_resolved_and_answers_by_nftables", |context| {
-        a_service_is_resolved_and_answers(context, ProxyMode::Nftables)
+        on_plain_routes(context, ProxyMode::Nftables)
     }),
     ("a_service_is_resolved_and_answers_by_iptables", |context| {
-        a_service_is_resolved_and_answers(context, ProxyMode::Iptables)
+        on_plain_routes(context, ProxyMode::Iptables)
     }),
+    (
+        "a_service_is_resolved_and_answers_through_the_mesh_by_nftables",
+        |context| through_the_mesh(context, ProxyMode::Nftables),
+    ),
+    (
+        "a_service_is_resolved_and_answers_through_the_mesh_by_iptables",
+        |context| through_the_mesh(context, ProxyMode::Iptables),
+    ),
 ];
 
-fn a_service_is_resolved_and_answers(context: &Context, proxy: ProxyMode) -> Result<()> {
+fn on_plain_routes(context: &Context, proxy: ProxyMode) -> Result<()> {
     let plan = ClusterPlan {
         proxy,
         ..ClusterPlan::default()
     };
     let (bed, cluster) = scene::cluster(context, 2, &plan)?;
     plain_network::connect(&bed, &cluster)?;
+    a_service_is_resolved_and_answers(&cluster)
+}
+
+fn through_the_mesh(context: &Context, proxy: ProxyMode) -> Result<()> {
+    let plan = ClusterPlan {
+        proxy,
+        ..podwire::plan()?
+    };
+    let (_bed, cluster) = scene::cluster(context, 2, &plan)?;
+    podwire::roll_out(&cluster, "")?;
+    a_service_is_resolved_and_answers(&cluster)
+}
+
+fn a_service_is_resolved_and_answers(cluster: &Cluster) -> Result<()> {
     cluster.wait_ready()?;
     cluster.wait_rolled_out("kube-system", "deployment/coredns")?;
-    scene::pods_everywhere(&cluster)?;
-    let addresses = create_service(&cluster)?;
-    let pod = name_on(&cluster, EVERYWHERE, 1)?;
+    scene::pods_everywhere(cluster)?;
+    let addresses = create_service(cluster)?;
+    let pod = name_on(cluster, EVERYWHERE, 1)?;
 
     until(DEADLINE, "the Service's name", || {
         let said = cluster.exec(NAMESPACE, &pod, &["pod-tools", "resolve", SERVICE])?;
@@ -48,12 +71,12 @@ fn a_service_is_resolved_and_answers(context: &Context, proxy: ProxyMode) -> Res
             let command = [&["pod-tools"], &question[..]].concat();
             // A proxy hears of the Service, and of what is behind it, after the API has said so.
             until(DEADLINE, "an answer to a pod", || {
-                answered(&cluster, &cluster.exec(NAMESPACE, &pod, &command)?)
+                answered(cluster, &cluster.exec(NAMESPACE, &pod, &command)?)
             })?;
             // The node itself has no DNS server.
             if target != SERVICE {
                 until(DEADLINE, "an answer to a node", || {
-                    answered(&cluster, &cluster.node(1).run("pod-tools", &question, "")?)
+                    answered(cluster, &cluster.node(1).run("pod-tools", &question, "")?)
                 })?;
             }
         }
