@@ -38,8 +38,11 @@ fn pair(context: &Context) -> Result<(Arc<Testbed>, ControlPlane)> {
     Ok((bed, cluster))
 }
 
+/// All but the controllers', which write theirs when they come to it.
 fn annotations(cluster: &ControlPlane, node: &str) -> Result<BTreeMap<String, String>> {
-    Ok(cluster.node(node)?.metadata.annotations.unwrap_or_default())
+    let mut annotations = cluster.node(node)?.metadata.annotations.unwrap_or_default();
+    annotations.retain(|key, _| !key.starts_with("node.alpha.kubernetes.io/"));
+    Ok(annotations)
 }
 
 fn record(annotations: &BTreeMap<String, String>) -> BTreeMap<&String, &String> {
