@@ -251,11 +251,7 @@ fn healing(context: &Context) -> Result<()> {
     ensure!(lines == 2, "{lines} lines in {log}");
     // At rest nothing is written.
     let made = (inode(&link)?, inode(&target)?);
-    let runs = status(node)?.reconcile.runs;
-    node.edit_manifest(|manifest| {
-        manifest.annotations.insert("a".into(), "b".into());
-    })?;
-    wait_status(node, "another pass", |status| status.reconcile.runs > runs)?;
+    looked_at(node, &folder, "-first.conf")?;
     ensure!(
         made == (inode(&link)?, inode(&target)?),
         "it was written again"
@@ -263,13 +259,16 @@ fn healing(context: &Context) -> Result<()> {
     // Once more within the minute is a fight.
     wait_findings(node, "cni-fight", &[text(&link), "--cni-plugin none"])?;
     fs::write(&target, "{}")?;
-    let runs = status(node)?.reconcile.runs;
-    node.edit_manifest(|manifest| {
-        manifest.annotations.insert("a".into(), "c".into());
-    })?;
-    wait_status(node, "another pass", |status| status.reconcile.runs > runs)?;
+    looked_at(node, &folder, "+first.conf")?;
     ensure!(fs::read_to_string(&target)? == "{}", "it is fought");
     Ok(())
+}
+
+/// Waits until the agent has looked after its configuration again: it then tells this file, which
+/// sorts before all that are there.
+fn looked_at(node: &Node, folder: &Path, file: &str) -> Result<()> {
+    fs::write(folder.join(file), "")?;
+    wait_findings(node, "cni-configuration", &[file])
 }
 
 fn none(context: &Context) -> Result<()> {
