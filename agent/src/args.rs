@@ -217,7 +217,7 @@ pub(crate) struct CleanupArgs {
     /// Name of the TUN device.
     #[arg(long, env = "PODWIRE_DEVICE", default_value = "podwire0")]
     pub(crate) device: String,
-    /// State folder of the agent, which must not be running; its contents are kept.
+    /// State folder of the agent, which must not be running; kept unless told otherwise.
     #[arg(
         long,
         env = "PODWIRE_STATE_DIR",
