@@ -10,6 +10,13 @@ use crate::binaries::build_folder;
 /// Names the folder for results, in place of `target/results`.
 const RESULTS_VARIABLE: &str = "PODWIRE_RESULTS";
 
+/// Whether promised numbers count: `make soak` and `make check-performance` hold them, on
+/// optimised programs and a machine with nothing else to do.
+#[must_use]
+pub fn are_kept() -> bool {
+    std::env::var_os(RESULTS_VARIABLE).is_some()
+}
+
 /// Writes `NAME.md` and returns its path. `make soak` and `make check-performance` write into the
 /// repository, any other run beside the build.
 ///

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -22,8 +23,13 @@ const defaultRate = 1000
 
 const defaultCountFor = 10 * time.Second
 
+// So that a receiver that gets no processor for a while loses nothing: seconds of several streams.
+const receiveBuffer = 4 << 20
+
 // stream is what a receiver has seen of one sender.
 type stream struct {
+	// The sender's, which may have several.
+	ID         uint64 `json:"id,string"`
 	From       string `json:"from"`
 	Received   uint64 `json:"received"`
 	Duplicates uint64 `json:"duplicates"`
@@ -67,7 +73,7 @@ func (c *counts) take(datagram []byte, now time.Time) {
 	defer c.mutex.Unlock()
 	of := c.streams[id]
 	if of == nil {
-		of = &stream{From: string(datagram[countHeader:]), seen: map[uint64]struct{}{}}
+		of = &stream{ID: id, From: string(datagram[countHeader:]), seen: map[uint64]struct{}{}}
 		c.streams[id] = of
 	}
 	of.take(number, now)
@@ -80,7 +86,9 @@ func (c *counts) write(to io.Writer) error {
 	for _, of := range c.streams {
 		all = append(all, of)
 	}
-	sort.Slice(all, func(i, j int) bool { return all[i].From < all[j].From })
+	sort.Slice(all, func(i, j int) bool {
+		return cmp.Or(cmp.Compare(all[i].From, all[j].From), cmp.Compare(all[i].ID, all[j].ID)) < 0
+	})
 	return json.NewEncoder(to).Encode(all)
 }
 
@@ -92,6 +100,9 @@ func countReceive(arguments []string) error {
 	}
 	conn, err := net.ListenPacket("udp", ":"+arguments[0])
 	if err != nil {
+		return err
+	}
+	if err := conn.(*net.UDPConn).SetReadBuffer(receiveBuffer); err != nil {
 		return err
 	}
 	listener, err := net.Listen("tcp", ":"+arguments[0])

@@ -7,7 +7,9 @@
 //	pod-tools resolve NAME                            prints a name's addresses, sorted, a line each
 //	pod-tools count-receive PORT                      counts numbered datagrams
 //	pod-tools count-send [-rate N] [-for 10s] HOST:PORT...
-//	pod-tools count-read HOST:PORT                    prints what such a receiver has counted
+//	pod-tools talk [-every 50ms] [-anew] PORT tcp|udp HOST:PORT...
+//	                                                  asks servers again and again, and tells on PORT
+//	pod-tools count-read HOST:PORT                    prints what a receiver has counted, a talk told
 //	pod-tools ipc-put TEXT, pod-tools ipc-take        passes a text on by each kind of IPC
 package main
 
@@ -26,6 +28,7 @@ var commands = map[string]func(arguments []string) error{
 	"count-receive": countReceive,
 	"count-send":    countSend,
 	"count-read":    countRead,
+	"talk":          talkTo,
 	"ipc-put":       ipcPut,
 	"ipc-take":      ipcTake,
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
@@ -57,6 +57,7 @@ pub struct ClusterNode {
 struct State {
     // Waited for before the machine, whose first process ends after them.
     services: BTreeMap<Service, ChildProcess>,
+    started: BTreeMap<Service, Instant>,
     machine: Option<Machine>,
     /// Starts of anything, which number the logs.
     runs: usize,
@@ -182,9 +183,20 @@ impl ClusterNode {
         let log = self.next_log(&mut state, service.name());
         let machine = self.machine(&state)?;
         let command = service.command(self.name(), &self.addresses, self.proxy);
+        let started = Instant::now();
         let process = ChildProcess::start_by(|command| machine.spawn(command), command, log)?;
         state.services.insert(service, process);
+        state.started.insert(service, started);
         Ok(())
+    }
+
+    /// When a service was started last.
+    ///
+    /// # Errors
+    /// When it was not yet.
+    pub fn started(&self, service: Service) -> Result<Instant> {
+        let started = self.lock().started.get(&service).copied();
+        started.with_context(|| format!("{service} was not started yet"))
     }
 
     /// Gives containerd, which must run, the images of these archives.

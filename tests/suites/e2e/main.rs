@@ -3,6 +3,7 @@
 //! `make e2e` runs it, as root; plain `cargo test` does not (`test = false` in the manifest).
 
 mod leftovers;
+mod moves;
 mod nodes;
 mod plain_network;
 mod pods;
@@ -10,14 +11,21 @@ mod podwire;
 mod rollout;
 mod scene;
 mod services;
+mod streams;
+mod talks;
+mod uninstall;
+mod updates;
 
 use std::process::ExitCode;
 
 use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
-    let suites: [&[Test]; 5] = [
+    let suites: [&[Test]; 8] = [
         rollout::TESTS,
+        moves::TESTS,
+        updates::TESTS,
+        uninstall::TESTS,
         nodes::TESTS,
         pods::TESTS,
         services::TESTS,
