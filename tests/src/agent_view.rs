@@ -38,6 +38,8 @@ pub struct Status {
     pub unroutable: BTreeMap<String, String>,
     /// Peers of declared plaintext pairs.
     pub plaintext: Vec<String>,
+    /// Peers with which there is no traffic by a decision, each with the reason.
+    pub closed: BTreeMap<String, String>,
     /// Routes and rules of others that stand in the way of pod traffic.
     pub obstacles: Vec<String>,
     /// The CNI configuration, where the agent writes it.
