@@ -1,9 +1,11 @@
 //! What most tests begin with: a cluster, and pods on every node.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::ListParams;
@@ -67,6 +69,38 @@ pub(crate) fn server() -> serde_json::Value {
             },
         }],
     })
+}
+
+/// Creates a pod with a label `app` of its own name on a node, and waits until it is Ready.
+pub(crate) fn pod_alone(
+    cluster: &Cluster,
+    name: &str,
+    node: u8,
+    mut spec: serde_json::Value,
+) -> Result<()> {
+    spec["nodeName"] = json!(cluster.node(node).name());
+    let labels = json!({"app": name});
+    apply(
+        cluster,
+        &json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "spec": spec,
+        }),
+    )?;
+    cluster.wait_pods_ready(NAMESPACE, &format!("app={name}"))
+}
+
+/// A node's addresses in the mesh, those of its device, under which remote pods see what the node
+/// itself sends to them: the first of its pods' in IPv4, the last in IPv6.
+pub(crate) fn device_addresses(cluster: &Cluster, number: u8) -> Result<Vec<IpAddr>> {
+    let cidrs = cluster.plane().pod_cidrs(cluster.node(number).name())?;
+    let address = |cidr: &IpNet| match cidr {
+        IpNet::V4(cidr) => cidr.network().into(),
+        IpNet::V6(cidr) => cidr.broadcast().into(),
+    };
+    Ok(cidrs.iter().map(address).collect())
 }
 
 /// Applies a manifest, which JSON is, too.
