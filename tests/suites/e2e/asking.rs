@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::control_plane::program;
 use podwire_testbed::{Cluster, Testbed};
 
-use crate::scene::NAMESPACE;
+use crate::scene::{self, NAMESPACE};
 
 /// What the tests' own servers answer over.
 pub(crate) const PROTOCOLS: [&str; 2] = ["tcp", "udp"];
@@ -31,6 +31,8 @@ pub(crate) struct Place<'a> {
 pub(crate) enum Asker<'a> {
     /// A pod's first container.
     Pod(&'a str),
+    /// One of a pod's containers.
+    Container(&'a str, &'a str),
     /// A node itself.
     Node(u8),
     /// The host outside the cluster.
@@ -63,6 +65,9 @@ impl Place<'_> {
         let command = [&[TOOLS], arguments].concat();
         match asker {
             Asker::Pod(pod) => self.cluster.exec(NAMESPACE, pod, &command),
+            Asker::Container(pod, container) => {
+                scene::exec_in(self.cluster, (pod, container), &command)
+            }
             Asker::Node(number) => self.cluster.node(number).run(TOOLS, arguments, ""),
             Asker::Outside => {
                 let tools = program(TOOLS)?.display().to_string();

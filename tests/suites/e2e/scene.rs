@@ -127,3 +127,14 @@ pub(crate) fn name_on(cluster: &Cluster, app: &str, number: u8) -> Result<String
     let pod = pod_on(cluster, app, number)?;
     pod.metadata.name.context("a pod of the API has a name")
 }
+
+/// Runs a command in one of a pod's containers and returns what it prints.
+pub(crate) fn exec_in(
+    cluster: &Cluster,
+    (pod, container): (&str, &str),
+    command: &[&str],
+) -> Result<String> {
+    let which = ["exec", pod, "--container", container, "--"];
+    let all = [&["--namespace", NAMESPACE], &which[..], command].concat();
+    cluster.plane().kubectl(&all, "")
+}
