@@ -2,7 +2,10 @@
 //!
 //! `make e2e` runs it, as root; plain `cargo test` does not (`test = false` in the manifest).
 
+mod asking;
+mod hosts;
 mod leftovers;
+mod node_ports;
 mod nodes;
 mod plain_network;
 mod pods;

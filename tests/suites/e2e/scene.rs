@@ -1,9 +1,11 @@
 //! What most tests begin with: a cluster, and pods on every node.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::ListParams;
@@ -69,6 +71,38 @@ pub(crate) fn server() -> serde_json::Value {
     })
 }
 
+/// Creates a pod with a label `app` of its own name on a node, and waits until it is Ready.
+pub(crate) fn pod_alone(
+    cluster: &Cluster,
+    name: &str,
+    node: u8,
+    mut spec: serde_json::Value,
+) -> Result<()> {
+    spec["nodeName"] = json!(cluster.node(node).name());
+    let labels = json!({"app": name});
+    apply(
+        cluster,
+        &json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "spec": spec,
+        }),
+    )?;
+    cluster.wait_pods_ready(NAMESPACE, &format!("app={name}"))
+}
+
+/// A node's addresses in the mesh, those of its device, under which remote pods see what the node
+/// itself sends to them: the first of its pods' in IPv4, the last in IPv6.
+pub(crate) fn device_addresses(cluster: &Cluster, number: u8) -> Result<Vec<IpAddr>> {
+    let cidrs = cluster.plane().pod_cidrs(cluster.node(number).name())?;
+    let address = |cidr: &IpNet| match cidr {
+        IpNet::V4(cidr) => cidr.network().into(),
+        IpNet::V6(cidr) => cidr.broadcast().into(),
+    };
+    Ok(cidrs.iter().map(address).collect())
+}
+
 /// Applies a manifest, which JSON is, too.
 pub(crate) fn apply(cluster: &Cluster, manifest: &serde_json::Value) -> Result<()> {
     let arguments = ["apply", "-f", "-"];
@@ -92,4 +126,15 @@ pub(crate) fn pod_on(cluster: &Cluster, app: &str, number: u8) -> Result<core::P
 pub(crate) fn name_on(cluster: &Cluster, app: &str, number: u8) -> Result<String> {
     let pod = pod_on(cluster, app, number)?;
     pod.metadata.name.context("a pod of the API has a name")
+}
+
+/// Runs a command in one of a pod's containers and returns what it prints.
+pub(crate) fn exec_in(
+    cluster: &Cluster,
+    (pod, container): (&str, &str),
+    command: &[&str],
+) -> Result<String> {
+    let which = ["exec", pod, "--container", container, "--"];
+    let all = [&["--namespace", NAMESPACE], &which[..], command].concat();
+    cluster.plane().kubectl(&all, "")
 }
