@@ -2,6 +2,7 @@
 //!
 //! `make e2e` runs it, as root; plain `cargo test` does not (`test = false` in the manifest).
 
+mod keyctl;
 mod leftovers;
 mod modes;
 mod nodes;
@@ -17,6 +18,11 @@ use std::process::ExitCode;
 use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
+    #[expect(clippy::print_stderr, reason = "the reason of the exit code")]
+    if let Err(error) = keyctl::build() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
     let suites: [&[Test]; 6] = [
         rollout::TESTS,
         nodes::TESTS,

@@ -3,12 +3,13 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::agent_view::{Peer, Status, get_at};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Cluster, Testbed, until};
 use serde_json::Value;
 
+use crate::keyctl;
 use crate::podwire;
 use crate::scene::{self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, name_on};
 
@@ -117,7 +118,8 @@ fn plaintext_is_seen(context: &Context) -> Result<()> {
         DENIED,
         "DeviceUnusable",
         "denied to this container",
-    )
+    )?;
+    keyctl_tells(&bed, &cluster)
 }
 
 /// The pod of one node is answered by that of another, in both families, and seen by its own
@@ -224,6 +226,28 @@ fn event_tells(cluster: &Cluster, number: u8, reason: &str, part: &str) -> Resul
         ensure!(is_said, "{reason} of {}: {text}", name(number));
         Ok(())
     })
+}
+
+fn keyctl_tells(bed: &Testbed, cluster: &Cluster) -> Result<()> {
+    let run = keyctl::run(bed, cluster, &["status"])?;
+    // Plaintext that no request asks for is a degraded mesh.
+    ensure!(run.code == Some(3), "{run:?}");
+    for number in 1..=NODES {
+        let mut lines = run.out.lines();
+        let line = lines.find(|line| line.starts_with(&name(number)));
+        let line = line.with_context(|| format!("{run:?}"))?;
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [_, state, mode, ..] = words[..] else {
+            bail!("{line}");
+        };
+        let is_told = if encrypts(number) {
+            state == "ok" && mode == "encrypted"
+        } else {
+            state.starts_with("plaintext") && mode == "host-network"
+        };
+        ensure!(is_told, "{}", run.out);
+    }
+    Ok(())
 }
 
 /// The overlay `strict` with the component for single nodes over it.
