@@ -4,7 +4,9 @@
 
 mod asking;
 mod hosts;
+mod keyctl;
 mod leftovers;
+mod modes;
 mod node_ports;
 mod nodes;
 mod plain_network;
@@ -19,11 +21,17 @@ use std::process::ExitCode;
 use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
-    let suites: [&[Test]; 5] = [
+    #[expect(clippy::print_stderr, reason = "the reason of the exit code")]
+    if let Err(error) = keyctl::build() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    let suites: [&[Test]; 6] = [
         rollout::TESTS,
         nodes::TESTS,
         pods::TESTS,
         services::TESTS,
+        modes::TESTS,
         leftovers::TESTS,
     ];
     suite::run_on_real_nodes(suites.concat())

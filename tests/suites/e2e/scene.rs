@@ -39,6 +39,12 @@ pub(crate) fn cluster(
 
 /// Creates a pod on every node that answers at [`PORT`], and waits until each is Ready.
 pub(crate) fn pods_everywhere(cluster: &Cluster) -> Result<()> {
+    create_pods_everywhere(cluster)?;
+    cluster.wait_rolled_out(NAMESPACE, &format!("daemonset/{EVERYWHERE}"))
+}
+
+/// Creates them, also where no pod can start.
+pub(crate) fn create_pods_everywhere(cluster: &Cluster) -> Result<()> {
     let labels = json!({"app": EVERYWHERE});
     let manifest = json!({
         "apiVersion": "apps/v1",
@@ -49,8 +55,7 @@ pub(crate) fn pods_everywhere(cluster: &Cluster) -> Result<()> {
             "template": {"metadata": {"labels": labels}, "spec": server()},
         },
     });
-    apply(cluster, &manifest)?;
-    cluster.wait_rolled_out(NAMESPACE, &format!("daemonset/{EVERYWHERE}"))
+    apply(cluster, &manifest)
 }
 
 /// The specification of a pod that answers at [`PORT`].
