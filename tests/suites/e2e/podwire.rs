@@ -1,4 +1,4 @@
-//! Podwire as its users roll it out: `kubectl apply -k deploy/`, and only the image is there before.
+//! Podwire as its users roll it out: `kubectl apply -k deploy/`; only the image is there before.
 
 use std::fs;
 use std::path::{Path, PathBuf};
