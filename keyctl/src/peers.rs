@@ -168,14 +168,7 @@ fn pair_words(pair: &Pair, own: State, peer: &Verdict) -> (&'static str, Option<
 
 fn message(pair: &Pair, own: &Own<'_>, peer: Verdict) -> Option<String> {
     match pair {
-        Pair::Closed(ClosedReason::HostNetworkRefused) => Some(
-            "one of the two declares host-network mode, and --host-network-peers refuse is in \
-             force: no packet passes"
-                .to_owned(),
-        ),
-        Pair::Closed(ClosedReason::NoKey) => {
-            Some("it declares encryption and names no key: no packet passes".to_owned())
-        }
+        Pair::Closed(why) => Some(format!("{why}: no packet passes")),
         Pair::Encrypted(_) => peer.message,
         Pair::HostNetwork => peer.message.or_else(|| {
             let is_own = own.state == State::Undeclared;

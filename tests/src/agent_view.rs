@@ -38,6 +38,8 @@ pub struct Status {
     pub unroutable: BTreeMap<String, String>,
     /// Peers of declared plaintext pairs.
     pub plaintext: Vec<String>,
+    /// Peers with which there is no traffic by a decision, each with the reason.
+    pub closed: BTreeMap<String, String>,
     /// Routes and rules of others that stand in the way of pod traffic.
     pub obstacles: Vec<String>,
     /// The CNI configuration, where the agent writes it.
@@ -191,10 +193,18 @@ pub fn drops(node: &Node) -> Result<BTreeMap<String, u64>> {
 /// # Errors
 /// When it does not answer.
 pub fn get(node: &Node, path: &str) -> Result<(String, String)> {
+    get_at(node, METRICS, path)
+}
+
+/// The same to another address, from a node: agents of a cluster are asked at their nodes' own.
+///
+/// # Errors
+/// When it does not answer.
+pub fn get_at(node: &Node, address: SocketAddr, path: &str) -> Result<(String, String)> {
     let mut stream = node
         .namespace()
-        .run(|| TcpStream::connect(METRICS))
-        .with_context(|| format!("connecting to {METRICS} on {}", node.name()))?;
+        .run(|| TcpStream::connect(address))
+        .with_context(|| format!("connecting to {address} from {}", node.name()))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     write!(
         stream,

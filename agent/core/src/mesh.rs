@@ -123,11 +123,15 @@ pub struct EncryptedPair {
 }
 
 /// Why a pair is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum ClosedReason {
-    /// The peer declares host-network mode and `--host-network-peers refuse` is in force.
+    /// One of the two declares host-network mode and `--host-network-peers refuse` is in force.
+    #[error(
+        "one of the two declares host-network mode, and --host-network-peers refuse is in force"
+    )]
     HostNetworkRefused,
     /// The peer declares encryption and names no key.
+    #[error("it declares encryption and names no key")]
     NoKey,
 }
 

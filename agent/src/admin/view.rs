@@ -102,6 +102,8 @@ pub(crate) fn status(status: &Status) -> String {
         let with = status.plaintext.join(", ");
         lines.push(format!("PLAINTEXT   with {with} (declared)"));
     }
+    let closed = status.closed.iter();
+    lines.extend(closed.map(|(node, why)| format!("closed      {node}: {why}")));
     lines.extend(status.refusals.iter().map(|(node, refused)| {
         let Refused { reason, message } = refused;
         format!("refused     {node}: {message} ({reason})")

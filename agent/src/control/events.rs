@@ -31,6 +31,8 @@ const LOSS_MIN: Duration = Duration::from_secs(60);
 const CLAIM_REFUSED: &str = "ClaimRefused";
 /// Pairs whose packets are not encrypted, as declared.
 const PLAINTEXT_PAIRS: &str = "PlaintextPairs";
+/// Pairs without traffic, since a node declares what the policy of this one refuses.
+const PAIRS_CLOSED: &str = "PairsClosed";
 /// The TUN device cannot be used.
 const DEVICE_UNUSABLE: &str = "DeviceUnusable";
 /// What keeps pods of this host from working.
@@ -171,6 +173,8 @@ impl Agent {
             .filter(|(_, refused)| refused.reason != Reason::NoRecord.as_str())
             .map(|(node, refused)| format!("{node}: {}", refused.message))
             .collect();
+        let closed = status.closed.iter();
+        let closed: Vec<String> = closed.map(|(node, why)| format!("{node}: {why}")).collect();
         let device = self.problems.device.text().map(str::to_owned);
         let device = device.or_else(|| self.problems.fallback.clone());
         let found = self.findings.list();
@@ -184,6 +188,10 @@ impl Agent {
             (
                 PLAINTEXT_PAIRS,
                 (!status.plaintext.is_empty()).then(|| in_one_line(&status.plaintext)),
+            ),
+            (
+                PAIRS_CLOSED,
+                (!closed.is_empty()).then(|| in_one_line(&closed)),
             ),
             (DEVICE_UNUSABLE, device),
             (

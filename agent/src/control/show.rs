@@ -25,6 +25,7 @@ pub(super) struct OfNodes {
     refusals: BTreeMap<String, Refused>,
     peers: PeerCounts,
     plaintext: Vec<String>,
+    closed: BTreeMap<String, String>,
 }
 
 impl Agent {
@@ -36,6 +37,7 @@ impl Agent {
             refusals,
             peers: self.peer_counts(),
             plaintext: self.plaintext(),
+            closed: self.closed(),
         };
     }
 
@@ -95,6 +97,7 @@ impl Agent {
                 .map(|(name, reason)| (name.to_string(), reason.to_string()))
                 .collect(),
             plaintext: self.of_nodes.plaintext.clone(),
+            closed: self.of_nodes.closed.clone(),
             obstacles,
             obstacles_total,
             cni: self.cni_status(),
@@ -156,6 +159,16 @@ impl Agent {
         peers
             .filter(|(_, peer)| peer.pair == Pair::HostNetwork)
             .map(|(name, _)| name.to_string())
+            .collect()
+    }
+
+    fn closed(&self) -> BTreeMap<String, String> {
+        let peers = self.mesh.iter().flat_map(|mesh| &mesh.peers);
+        peers
+            .filter_map(|(name, peer)| match &peer.pair {
+                Pair::Closed(why) => Some((name.to_string(), why.to_string())),
+                Pair::Encrypted(_) | Pair::HostNetwork => None,
+            })
             .collect()
     }
 }

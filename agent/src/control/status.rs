@@ -36,6 +36,9 @@ pub(crate) struct Status {
     pub(crate) unroutable: BTreeMap<String, String>,
     /// Peers with which traffic is declared plaintext.
     pub(crate) plaintext: Vec<String>,
+    /// Peers with which there is no traffic by a decision, and why.
+    #[serde(default)]
+    pub(crate) closed: BTreeMap<String, String>,
     /// Routes and rules of others that stand in the way of pod traffic: the first of them.
     pub(crate) obstacles: Vec<String>,
     /// How many there are.

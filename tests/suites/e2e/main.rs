@@ -2,8 +2,13 @@
 //!
 //! `make e2e` runs it, as root; plain `cargo test` does not (`test = false` in the manifest).
 
+mod asking;
+mod hosts;
+mod keyctl;
 mod leftovers;
+mod modes;
 mod moves;
+mod node_ports;
 mod nodes;
 mod plain_network;
 mod pods;
@@ -21,7 +26,12 @@ use std::process::ExitCode;
 use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
-    let suites: [&[Test]; 8] = [
+    #[expect(clippy::print_stderr, reason = "the reason of the exit code")]
+    if let Err(error) = keyctl::build() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    let suites: [&[Test]; 9] = [
         rollout::TESTS,
         moves::TESTS,
         updates::TESTS,
@@ -29,6 +39,7 @@ fn main() -> ExitCode {
         nodes::TESTS,
         pods::TESTS,
         services::TESTS,
+        modes::TESTS,
         leftovers::TESTS,
     ];
     suite::run_on_real_nodes(suites.concat())

@@ -1,8 +1,12 @@
-//! Podwire as its users roll it out: `kubectl apply -k deploy/`, and only the image is there before.
+//! Podwire as its users roll it out: `kubectl apply -k deploy/`; only the image is there before.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1 as core;
+use kube::Api;
+use kube::api::ListParams;
 use podwire_testbed::{Cluster, ClusterPlan};
 
 /// Names the image; `make e2e` builds it.
@@ -25,10 +29,45 @@ pub(crate) fn plan() -> Result<ClusterPlan> {
 
 /// Applies a kustomization of `deploy`, such as `cleanup`, and waits until every node has it.
 pub(crate) fn roll_out(cluster: &Cluster, kustomization: &str) -> Result<()> {
-    cluster
-        .plane()
-        .kubectl(&["apply", "-k", &folder(kustomization)], "")?;
+    apply(cluster, &folder(kustomization))?;
     cluster.wait_rolled_out(NAMESPACE, DAEMON_SET)
+}
+
+/// Applies whatever kustomization is in a folder.
+pub(crate) fn apply(cluster: &Cluster, folder: &str) -> Result<()> {
+    let arguments = ["apply", "-k", folder];
+    cluster.plane().kubectl(&arguments, "").map(drop)
+}
+
+/// Writes a user's own kustomization. `DEPLOY` in its text is the way from there to `deploy`.
+pub(crate) fn write_kustomization(folder: &Path, text: &str) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let folder = folder.canonicalize()?;
+    let deploy = fs::canonicalize(self::folder(""))?;
+    // kustomize takes no absolute path.
+    let up = "../".repeat(folder.components().count() - 1);
+    let way = format!("{up}{}", deploy.strip_prefix("/")?.display());
+    let text = text.replace("DEPLOY", &way);
+    fs::write(folder.join("kustomization.yaml"), text).context("writing a kustomization")
+}
+
+/// The agent's pod on a node: the newest one that is not about to end.
+pub(crate) fn agent_on(cluster: &Cluster, number: u8) -> Result<core::Pod> {
+    let node = cluster.node(number).name();
+    let pods: Api<core::Pod> = Api::namespaced(cluster.plane().client(), NAMESPACE);
+    let which = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    let pods = cluster.plane().run(pods.list(&which))?.items.into_iter();
+    let mut pods = pods.filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    pods.next()
+        .with_context(|| format!("no agent is on {node}"))
+}
+
+/// Runs a command of the agent on a node, as `kubectl exec POD -- /podwire-agent COMMAND`.
+pub(crate) fn ask_agent(cluster: &Cluster, number: u8, command: &[&str]) -> Result<String> {
+    let pod = agent_on(cluster, number)?;
+    let name = pod.metadata.name.context("a pod of the API has a name")?;
+    let command = [&["/podwire-agent"], command].concat();
+    cluster.exec(NAMESPACE, &name, &command)
 }
 
 /// Deletes what `deploy` has.

@@ -1,9 +1,11 @@
 //! What most tests begin with: a cluster, and pods on every node.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::ListParams;
@@ -37,6 +39,12 @@ pub(crate) fn cluster(
 
 /// Creates a pod on every node that answers at [`PORT`], and waits until each is Ready.
 pub(crate) fn pods_everywhere(cluster: &Cluster) -> Result<()> {
+    create_pods_everywhere(cluster)?;
+    cluster.wait_rolled_out(NAMESPACE, &format!("daemonset/{EVERYWHERE}"))
+}
+
+/// Creates them, also where no pod can start.
+pub(crate) fn create_pods_everywhere(cluster: &Cluster) -> Result<()> {
     let labels = json!({"app": EVERYWHERE});
     let manifest = json!({
         "apiVersion": "apps/v1",
@@ -47,8 +55,7 @@ pub(crate) fn pods_everywhere(cluster: &Cluster) -> Result<()> {
             "template": {"metadata": {"labels": labels}, "spec": server()},
         },
     });
-    apply(cluster, &manifest)?;
-    cluster.wait_rolled_out(NAMESPACE, &format!("daemonset/{EVERYWHERE}"))
+    apply(cluster, &manifest)
 }
 
 /// The specification of a pod that answers at [`PORT`].
@@ -67,6 +74,38 @@ pub(crate) fn server() -> serde_json::Value {
             },
         }],
     })
+}
+
+/// Creates a pod with a label `app` of its own name on a node, and waits until it is Ready.
+pub(crate) fn pod_alone(
+    cluster: &Cluster,
+    name: &str,
+    node: u8,
+    mut spec: serde_json::Value,
+) -> Result<()> {
+    spec["nodeName"] = json!(cluster.node(node).name());
+    let labels = json!({"app": name});
+    apply(
+        cluster,
+        &json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "spec": spec,
+        }),
+    )?;
+    cluster.wait_pods_ready(NAMESPACE, &format!("app={name}"))
+}
+
+/// A node's addresses in the mesh, those of its device, under which remote pods see what the node
+/// itself sends to them: the first of its pods' in IPv4, the last in IPv6.
+pub(crate) fn device_addresses(cluster: &Cluster, number: u8) -> Result<Vec<IpAddr>> {
+    let cidrs = cluster.plane().pod_cidrs(cluster.node(number).name())?;
+    let address = |cidr: &IpNet| match cidr {
+        IpNet::V4(cidr) => cidr.network().into(),
+        IpNet::V6(cidr) => cidr.broadcast().into(),
+    };
+    Ok(cidrs.iter().map(address).collect())
 }
 
 /// Applies a manifest, which JSON is, too.
@@ -92,4 +131,15 @@ pub(crate) fn pod_on(cluster: &Cluster, app: &str, number: u8) -> Result<core::P
 pub(crate) fn name_on(cluster: &Cluster, app: &str, number: u8) -> Result<String> {
     let pod = pod_on(cluster, app, number)?;
     pod.metadata.name.context("a pod of the API has a name")
+}
+
+/// Runs a command in one of a pod's containers and returns what it prints.
+pub(crate) fn exec_in(
+    cluster: &Cluster,
+    (pod, container): (&str, &str),
+    command: &[&str],
+) -> Result<String> {
+    let which = ["exec", pod, "--container", container, "--"];
+    let all = [&["--namespace", NAMESPACE], &which[..], command].concat();
+    cluster.plane().kubectl(&all, "")
 }

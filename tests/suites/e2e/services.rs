@@ -1,44 +1,52 @@
 //! Services: their names, and what is behind them.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::cluster::ProxyMode;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Cluster, ClusterPlan, until};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::plain_network;
-use crate::podwire;
-use crate::scene::{self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, name_on};
+use crate::asking::{Asker, PROTOCOLS, Place};
+use crate::scene::{self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, device_addresses, name_on};
+use crate::{hosts, node_ports, plain_network, podwire};
 
-/// The Service, and where it is served.
-const SERVICE: &str = "web";
-const SERVICE_PORT: &str = "80";
+/// The Service of the pods that are on every node, and where it is served.
+pub(crate) const WEB: &str = "web";
+pub(crate) const SERVICE_PORT: &str = "80";
+
+/// The same pods, each client with one of them.
+const STICKY: &str = "sticky";
+
+/// The same pods, without an address for all of them.
+const HEADLESS: &str = "headless";
+
+/// A Service, and its only pod, which is on node 2.
+pub(crate) const REMOTE: &str = "remote";
 
 pub(crate) const TESTS: &[Test] = &[
-    ("a_service_is_resolved_and_answers_by_nftables", |context| {
-        on_plain_routes(context, ProxyMode::Nftables)
-    }),
-    ("a_service_is_resolved_and_answers_by_iptables", |context| {
-        on_plain_routes(context, ProxyMode::Iptables)
-    }),
+    // What the cluster does by itself: when this one fails, the others say nothing of the mesh.
     (
-        "a_service_is_resolved_and_answers_through_the_mesh_by_nftables",
+        "a_service_is_resolved_and_answers_on_plain_routes",
+        on_plain_routes,
+    ),
+    (
+        "services_and_ports_of_nodes_lead_to_pods_through_the_mesh_by_nftables",
         |context| through_the_mesh(context, ProxyMode::Nftables),
     ),
     (
-        "a_service_is_resolved_and_answers_through_the_mesh_by_iptables",
+        "services_and_ports_of_nodes_lead_to_pods_through_the_mesh_by_iptables",
         |context| through_the_mesh(context, ProxyMode::Iptables),
     ),
 ];
 
-fn on_plain_routes(context: &Context, proxy: ProxyMode) -> Result<()> {
-    let plan = ClusterPlan {
-        proxy,
-        ..ClusterPlan::default()
-    };
-    let (bed, cluster) = scene::cluster(context, 2, &plan)?;
+fn on_plain_routes(context: &Context) -> Result<()> {
+    let (bed, cluster) = scene::cluster(context, 2, &ClusterPlan::default())?;
     plain_network::connect(&bed, &cluster)?;
-    a_service_is_resolved_and_answers(&cluster)
+    let (bed, cluster) = (&*bed, &cluster);
+    a_service_is_resolved_and_answers(&Place { bed, cluster })
 }
 
 fn through_the_mesh(context: &Context, proxy: ProxyMode) -> Result<()> {
@@ -46,91 +54,166 @@ fn through_the_mesh(context: &Context, proxy: ProxyMode) -> Result<()> {
         proxy,
         ..podwire::plan()?
     };
-    let (_bed, cluster) = scene::cluster(context, 2, &plan)?;
+    let (bed, cluster) = scene::cluster(context, 2, &plan)?;
     podwire::roll_out(&cluster, "")?;
-    a_service_is_resolved_and_answers(&cluster)
+    let (bed, cluster) = (&*bed, &cluster);
+    let place = Place { bed, cluster };
+    a_service_is_resolved_and_answers(&place)?;
+    a_headless_name_stands_for_the_pods(&place)?;
+    a_client_stays_with_its_pod(&place)?;
+    node_ports::create_remote_pod(cluster)?;
+    a_remote_pod_answers_at_its_service(&place)?;
+    node_ports::a_node_without_the_pod_leads_to_it(&place)?;
+    node_ports::only_the_node_with_the_pod_answers_for_it(&place)?;
+    node_ports::a_port_of_the_pods_node_leads_to_it(&place)?;
+    hosts::a_pod_in_its_nodes_network_talks_with_remote_pods(&place)?;
+    hosts::pods_reach_the_outside_under_their_nodes_address(&place)
 }
 
-fn a_service_is_resolved_and_answers(cluster: &Cluster) -> Result<()> {
+fn a_service_is_resolved_and_answers(place: &Place<'_>) -> Result<()> {
+    let cluster = place.cluster;
     cluster.wait_ready()?;
     cluster.wait_rolled_out("kube-system", "deployment/coredns")?;
     scene::pods_everywhere(cluster)?;
-    let addresses = create_service(cluster)?;
-    let pod = name_on(cluster, EVERYWHERE, 1)?;
-
-    until(DEADLINE, "the Service's name", || {
-        let said = cluster.exec(NAMESPACE, &pod, &["pod-tools", "resolve", SERVICE])?;
-        let mut resolved: Vec<_> = said.lines().map(str::to_owned).collect();
-        resolved.sort();
-        ensure!(resolved == addresses, "{resolved:?} are not {addresses:?}");
-        Ok(())
-    })?;
-    for target in addresses.iter().map(String::as_str).chain([SERVICE]) {
-        for protocol in ["tcp", "udp"] {
-            let question = ["probe", protocol, target, SERVICE_PORT, "hello"];
-            let command = [&["pod-tools"], &question[..]].concat();
-            // A proxy hears of the Service, and of what is behind it, after the API has said so.
-            until(DEADLINE, "an answer to a pod", || {
-                answered(cluster, &cluster.exec(NAMESPACE, &pod, &command)?)
-            })?;
-            // The node itself has no DNS server.
-            if target != SERVICE {
-                until(DEADLINE, "an answer to a node", || {
-                    answered(cluster, &cluster.node(1).run("pod-tools", &question, "")?)
+    let addresses = create(cluster, WEB, EVERYWHERE, &json!({}))?;
+    let pods = pods_everywhere(cluster)?;
+    for pod in &pods {
+        // The server of names is on one node: the other one asks it across.
+        resolved(place, pod, WEB, &addresses)?;
+        let targets = addresses.iter().map(IpAddr::to_string);
+        for target in targets.chain([WEB.to_owned()]) {
+            for protocol in PROTOCOLS {
+                // A proxy hears of the Service, and of what is behind it, after the API says so.
+                until(DEADLINE, "an answer to a pod", || {
+                    let at = (&*target, SERVICE_PORT);
+                    let answer = place.ask(Asker::Pod(pod), protocol, at)?;
+                    ensure!(pods.contains(&answer.by), "{answer:?} is none of {pods:?}");
+                    Ok(())
                 })?;
             }
+        }
+    }
+    // Both are behind it: so one of them is remote, whoever asks.
+    for address in addresses {
+        until(DEADLINE, "every pod to have answered", || {
+            let answering = place.answering_ten(&pods[0], (address, SERVICE_PORT))?;
+            ensure!(answering.len() == pods.len(), "{answering:?} of {pods:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn a_headless_name_stands_for_the_pods(place: &Place<'_>) -> Result<()> {
+    let cluster = place.cluster;
+    create(cluster, HEADLESS, EVERYWHERE, &json!({"clusterIP": "None"}))?;
+    let pods = pods_everywhere(cluster)?;
+    let addresses = pods.iter().map(|pod| cluster.pod_addresses(NAMESPACE, pod));
+    let addresses = addresses.collect::<Result<Vec<_>>>()?.concat();
+    for pod in &pods {
+        resolved(place, pod, HEADLESS, &addresses)?;
+        let answer = place.ask(Asker::Pod(pod), "tcp", (HEADLESS, PORT))?;
+        ensure!(pods.contains(&answer.by), "{answer:?} is none of {pods:?}");
+    }
+    Ok(())
+}
+
+/// Ten connections go to one pod; to a Service without affinity they do not, as was seen.
+fn a_client_stays_with_its_pod(place: &Place<'_>) -> Result<()> {
+    let affinity = json!({"sessionAffinity": "ClientIP"});
+    let addresses = create(place.cluster, STICKY, EVERYWHERE, &affinity)?;
+    for pod in pods_everywhere(place.cluster)? {
+        for address in &addresses {
+            let answering = until(DEADLINE, "ten answers", || {
+                place.answering_ten(&pod, (*address, SERVICE_PORT))
+            })?;
+            ensure!(answering.len() == 1, "{answering:?} answered {pod}");
         }
     }
     Ok(())
 }
 
-/// Creates the Service in both families and returns its addresses, sorted.
-fn create_service(cluster: &Cluster) -> Result<Vec<String>> {
-    let port = |protocol: &str| {
-        json!({
-            "name": protocol.to_lowercase(),
-            "protocol": protocol,
-            "port": SERVICE_PORT.parse::<u16>().unwrap_or_default(),
-            "targetPort": PORT.parse::<u16>().unwrap_or_default(),
-        })
-    };
+/// The only pod of a Service answers a pod and the host of the other node, and itself.
+fn a_remote_pod_answers_at_its_service(place: &Place<'_>) -> Result<()> {
+    let cluster = place.cluster;
+    let addresses = create(cluster, REMOTE, REMOTE, &node_ports::settings())?;
+    let at = (&*addresses, SERVICE_PORT);
+    let pod = name_on(cluster, EVERYWHERE, 1)?;
+    let own = cluster.pod_addresses(NAMESPACE, &pod)?;
+    until(DEADLINE, "an answer to a remote pod", || {
+        place.answered(Asker::Pod(&pod), at, REMOTE, &own)
+    })?;
+    // Encrypted, too: so under an address that is the node's in the mesh.
+    place.answered(Asker::Node(1), at, REMOTE, &device_addresses(cluster, 1)?)?;
+    until(DEADLINE, "an answer to itself", || {
+        for protocol in PROTOCOLS {
+            for target in &addresses {
+                let at = (&*target.to_string(), SERVICE_PORT);
+                // Under which address is the proxy's choice.
+                let answer = place.ask(Asker::Pod(REMOTE), protocol, at)?;
+                ensure!(answer.by == REMOTE, "{answer:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The pods that are on every node, by their names.
+fn pods_everywhere(cluster: &Cluster) -> Result<Vec<String>> {
+    let nodes = cluster.nodes().iter();
+    nodes
+        .map(|node| name_on(cluster, EVERYWHERE, node.number()))
+        .collect()
+}
+
+/// Waits until a name stands for these addresses.
+fn resolved(place: &Place<'_>, pod: &str, name: &str, addresses: &[IpAddr]) -> Result<()> {
+    let expected: BTreeSet<_> = addresses.iter().copied().collect();
+    until(DEADLINE, "a Service's name", || {
+        let said = place.resolve(pod, name)?;
+        ensure!(said == expected, "{name} is {said:?}, not {expected:?}");
+        Ok(())
+    })
+}
+
+/// Creates a Service in both families, with these further fields of its specification, for pods
+/// with this label `app`, and returns its addresses.
+fn create(cluster: &Cluster, name: &str, app: &str, further: &Value) -> Result<Vec<IpAddr>> {
+    let mut spec = json!({
+        "selector": {"app": app},
+        "ipFamilyPolicy": "RequireDualStack",
+        "ports": [port("TCP"), port("UDP")],
+    });
+    for (field, value) in further.as_object().into_iter().flatten() {
+        spec[field] = value.clone();
+    }
     scene::apply(
         cluster,
         &json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": {"name": SERVICE, "namespace": NAMESPACE},
-            "spec": {
-                "selector": {"app": EVERYWHERE},
-                "ipFamilyPolicy": "RequireDualStack",
-                "ports": [port("TCP"), port("UDP")],
-            },
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": spec,
         }),
     )?;
-    let get = [
-        "get",
-        "service",
-        SERVICE,
-        "--output=jsonpath={.spec.clusterIPs[*]}",
-    ];
+    let addresses = "--output=jsonpath={.spec.clusterIPs[*]}";
+    let get = ["--namespace", NAMESPACE, "get", "service", name, addresses];
     let said = cluster.plane().kubectl(&get, "")?;
-    let mut addresses: Vec<_> = said.split_whitespace().map(str::to_owned).collect();
-    addresses.sort();
+    if said == "None" {
+        return Ok(Vec::new());
+    }
+    let parsed = said.split_whitespace().map(str::parse);
+    let addresses: Vec<_> = parsed.collect::<Result<_, _>>().context(said.clone())?;
     ensure!(addresses.len() == 2, "{addresses:?}");
     Ok(addresses)
 }
 
-/// An answer is one of the pods'.
-fn answered(cluster: &Cluster, answer: &str) -> Result<()> {
-    let host_name = answer
-        .split_whitespace()
-        .nth(1)
-        .context("an answer has a name")?;
-    let pods = [1, 2].map(|node| name_on(cluster, EVERYWHERE, node));
-    let pods = pods.into_iter().collect::<Result<Vec<_>>>()?;
-    ensure!(
-        pods.iter().any(|pod| pod == host_name),
-        "{answer} is none of {pods:?}"
-    );
-    Ok(())
+/// A port of a Service.
+pub(crate) fn port(protocol: &str) -> Value {
+    json!({
+        "name": protocol.to_lowercase(),
+        "protocol": protocol,
+        "port": SERVICE_PORT.parse::<u16>().unwrap_or_default(),
+        "targetPort": PORT.parse::<u16>().unwrap_or_default(),
+    })
 }

@@ -45,10 +45,21 @@ fn get(cluster: &ControlPlane, arguments: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&cluster.kubectl(&all, "")?)?)
 }
 
+/// Of most nodes.
+const DAEMON_SET: &str = "podwire-agent";
+
+/// Of the nodes with the label of `overlays/host-network-nodes`.
+const HOST_NETWORK: &str = "podwire-agent-host-network";
+
 /// Applies a kustomization, and returns what its pods are made from.
 fn pod(cluster: &ControlPlane, kustomization: &str) -> Result<Value> {
     apply(cluster, kustomization)?;
-    let daemon_set = get(cluster, &["daemonset", "podwire-agent"])?;
+    template(cluster, DAEMON_SET)
+}
+
+/// What the pods of a DaemonSet are made from.
+fn template(cluster: &ControlPlane, name: &str) -> Result<Value> {
+    let daemon_set = get(cluster, &["daemonset", name])?;
     Ok(daemon_set["spec"]["template"]["spec"].clone())
 }
 
@@ -108,6 +119,9 @@ fn rights(context: &Context) -> Result<()> {
             Ok(())
         })?;
     }
+    let pod = template(&cluster, HOST_NETWORK)?;
+    check_pod(&pod)?;
+    containers(&pod).try_for_each(check_container)?;
     let namespace = get(&cluster, &["namespace", "podwire-system"])?;
     let enforced = &namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"];
     ensure!(enforced == "privileged", "{enforced}");
@@ -185,11 +199,37 @@ fn check_container(container: &Value) -> Result<()> {
 
 /// The mounts of a pod's last container, and what it is told.
 fn agent(cluster: &ControlPlane, kustomization: &str) -> Result<(BTreeSet<String>, Value)> {
-    let pod = pod(cluster, kustomization)?;
-    let container = containers(&pod).last().context("no container")?;
+    agent_of(cluster, &pod(cluster, kustomization)?)
+}
+
+fn agent_of(cluster: &ControlPlane, pod: &Value) -> Result<(BTreeSet<String>, Value)> {
+    let container = containers(pod).last().context("no container")?;
     let mounts = container["volumeMounts"].as_array().into_iter().flatten();
     let mounts = mounts.filter_map(|mount| mount["mountPath"].as_str().map(ToOwned::to_owned));
     Ok((mounts.collect(), environment(cluster, container)?))
+}
+
+/// Where the second DaemonSet has pods, the first has none; its agents have no device, and are told
+/// what the others are told, and the mode.
+fn single_nodes(cluster: &ControlPlane) -> Result<()> {
+    let most = pod(cluster, "overlays/host-network-nodes")?;
+    let single = template(cluster, HOST_NETWORK)?;
+    let label = ("podwire.dev/mode", "host-network");
+    let terms = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution\
+                 /nodeSelectorTerms";
+    let others = json!([{"matchExpressions": [
+        {"key": label.0, "operator": "NotIn", "values": [label.1]},
+    ]}]);
+    ensure!(most.pointer(terms) == Some(&others), "{most}");
+    ensure!(single["affinity"].is_null(), "{single}");
+    ensure!(single["nodeSelector"][label.0] == label.1, "{single}");
+    let (mut mounts, mut told) = agent_of(cluster, &most)?;
+    let (its_mounts, its_told) = agent_of(cluster, &single)?;
+    mounts.remove("/dev/net/tun");
+    told["PODWIRE_MODE"] = json!(label.1);
+    ensure!(mounts == its_mounts, "{its_mounts:?}");
+    ensure!(told == its_told, "{its_told}");
+    Ok(())
 }
 
 fn overlays(context: &Context) -> Result<()> {
@@ -200,7 +240,7 @@ fn overlays(context: &Context) -> Result<()> {
         ensure!(all_mounts.contains(path), "{path}: {all_mounts:?}");
     }
     ensure!(plain["PODWIRE_CLUSTER_CIDR"].is_string(), "{plain}");
-    let cases: [(&str, Value, &[&str]); 4] = [
+    let cases: [(&str, Value, &[&str]); 5] = [
         (
             "overlays/strict",
             json!({"PODWIRE_MODE": "encrypted", "PODWIRE_HOST_NETWORK_PEERS": "refuse"}),
@@ -211,6 +251,8 @@ fn overlays(context: &Context) -> Result<()> {
             json!({"PODWIRE_MODE": "host-network"}),
             &["/dev/net/tun"],
         ),
+        // Most nodes; the others are below.
+        ("overlays/host-network-nodes", json!({}), &[]),
         (
             "overlays/network-available",
             json!({"PODWIRE_SET_NETWORK_AVAILABLE": "true"}),
@@ -240,6 +282,7 @@ fn overlays(context: &Context) -> Result<()> {
         expected.retain(|path| !unmounted.contains(&path.as_str()));
         ensure!(mounts == expected, "{kustomization}: {mounts:?}");
     }
+    single_nodes(&cluster)?;
     let pod = pod(&cluster, "cleanup")?;
     let arguments: Vec<_> = containers(&pod).map(|it| it["args"].clone()).collect();
     let expected = [json!(["cleanup", "--remove-state"]), json!(["wait"])];

@@ -121,6 +121,9 @@ fn refused(context: &Context) -> Result<()> {
         wait_status(node, "one closed peer", |status| {
             status.plaintext.is_empty() && (status.peers.encrypted, status.peers.closed) == (1, 1)
         })?;
+        let why = status(node)?.closed.remove("node-3");
+        let why = why.context("node-3 is not among the closed")?;
+        ensure!(why.contains("--host-network-peers refuse"), "{why}");
         let row = peer(node, "node-3")?;
         ensure!(
             (row.mode.as_str(), row.state.as_str()) == ("closed", "closed"),
