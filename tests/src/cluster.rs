@@ -44,7 +44,7 @@ use crate::sandbox;
 use crate::testbed::Testbed;
 use crate::until::until;
 
-pub use images::POD_IMAGE;
+pub use images::{POD_IMAGE, POLICY_ENGINE_IMAGE, policy_engine_image};
 pub use node::ClusterNode;
 pub use services::{ProxyMode, Service};
 
@@ -83,9 +83,21 @@ impl Default for ClusterPlan {
 /// When the process is not root, which a kubelet must be; when a program cannot be built; and as
 /// [`sandbox::enter`].
 pub fn enter() -> Result<()> {
+    enter_with(control_plane::build_node_servers)
+}
+
+/// As [`enter`], with what [`policy_engine_image`] has.
+///
+/// # Errors
+/// As [`enter`].
+pub fn enter_with_policy_engine() -> Result<()> {
+    enter_with(control_plane::build_policy_servers)
+}
+
+fn enter_with(build: impl FnOnce() -> Result<()>) -> Result<()> {
     // Before the build, which takes ten minutes the first time.
     require_root(rustix::process::geteuid().is_root())?;
-    control_plane::build_node_servers()?;
+    build()?;
     sandbox::enter()?;
     require_root(sandbox::is_real_root())?;
     sandbox::require_tun()?;

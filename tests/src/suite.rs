@@ -135,7 +135,7 @@ fn cases(tests: Vec<Test>) -> Vec<Case> {
 #[must_use]
 pub fn run_on_real_nodes(tests: Vec<Test>) -> ExitCode {
     run_with(cases(tests), 1, || {
-        cluster::enter()?;
+        cluster::enter_with_policy_engine()?;
         Ok(None)
     })
 }

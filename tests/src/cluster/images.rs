@@ -9,6 +9,7 @@ use memchr::memmem;
 
 use super::archive::Archive;
 use super::image;
+use super::root::MERGED;
 use crate::control_plane::program;
 use crate::sandbox::find_program;
 
@@ -21,6 +22,9 @@ pub(super) const COREDNS: &str = "podwire.test/coredns:1";
 /// The image of pods of tests: busybox with all its names, and `pod-tools`
 /// (`tests/servers/pod-tools`). Its containers sleep unless they are told otherwise.
 pub const POD_IMAGE: &str = "podwire.test/pod:1";
+
+/// The image of [`policy_engine_image`].
+pub const POLICY_ENGINE_IMAGE: &str = "podwire.test/kube-router:1";
 
 /// Busybox's own that a static build crashes in.
 const BROKEN_APPLETS: [&str; 1] = ["wget"];
@@ -47,6 +51,22 @@ pub(super) fn write_all(folder: &Path) -> Result<Vec<PathBuf>> {
     add_busybox(&mut pod)?;
     image::write(&files[2], POD_IMAGE, pod, &["/bin/pod-tools", "pause"])?;
     Ok(files.into())
+}
+
+/// Writes the image of what enforces network policies into a folder and returns its file. It has no
+/// `/usr`: a pod mounts its node's, with iptables and ipset, and `/etc/alternatives`.
+///
+/// # Errors
+/// When the program was not built, and the file system's.
+pub fn policy_engine_image(folder: &Path) -> Result<PathBuf> {
+    let file = folder.join("kube-router.tar");
+    let mut engine = Archive::default();
+    engine.file("kube-router", 0o755, &fs::read(program("kube-router")?)?)?;
+    for name in MERGED {
+        engine.link(name, &format!("usr/{name}"))?;
+    }
+    image::write(&file, POLICY_ENGINE_IMAGE, engine, &["/kube-router"])?;
+    Ok(file)
 }
 
 fn add_busybox(archive: &mut Archive) -> Result<()> {

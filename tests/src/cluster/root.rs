@@ -37,7 +37,7 @@ const FOLDERS: [&str; 15] = [
 ];
 
 /// Links of the root into `/usr`, as all distributions have them.
-const MERGED: [&str; 5] = ["bin", "lib", "lib32", "lib64", "sbin"];
+pub(super) const MERGED: [&str; 5] = ["bin", "lib", "lib32", "lib64", "sbin"];
 
 /// Files of this machine without which programs do not find libraries, or name protocols.
 const COPIED: [&str; 3] = ["etc/ld.so.cache", "etc/protocols", "etc/services"];

@@ -8,6 +8,7 @@ mod keyctl;
 mod leftovers;
 mod modes;
 mod moves;
+mod network_policy;
 mod node_ports;
 mod nodes;
 mod plain_network;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    let suites: [&[Test]; 9] = [
+    let suites: [&[Test]; 10] = [
         rollout::TESTS,
         moves::TESTS,
         updates::TESTS,
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         pods::TESTS,
         services::TESTS,
         modes::TESTS,
+        network_policy::TESTS,
         leftovers::TESTS,
     ];
     suite::run_on_real_nodes(suites.concat())
