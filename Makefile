@@ -115,7 +115,9 @@ bench-micro: setup ## What lookup, the packet's path, records and plans cost, wi
 	$(CARGO) bench --locked -p podwire-benches --bench micro -- $(BENCH)
 
 .PHONY: check-performance
-check-performance: build servers ## Every promised percentage and duration, measured, into tests/results (needs Go)
+check-performance: build servers-nodes image ## Every promised percentage and duration, measured, into tests/results (needs Go and root)
 	$(LONG) --test performance
+	$(IMAGE_MADE) $(LONG) --test e2e -- a_rolling_update
+	$(IMAGE_MADE) $(LONG) --test e2e -- kubectl_apply
 	$(BENCHES) --impl plain,podwire,wireguard-go --measure tcp,udp,rtt --output tests/results/benchmarks
 	$(BENCHES) promises tests/results/benchmarks

@@ -42,6 +42,7 @@ fn moved(context: &Context) -> Result<()> {
     cluster.wait_ready()?;
     scene::pods_everywhere(&cluster)?;
     all_reach_all(&cluster)?;
+    forget_idle_connections(&cluster)?;
     services_restart(&cluster).context("services that restart")?;
     a_pod_moves(&cluster).context("a pod that moves")?;
     a_node_is_replaced(&cluster).context("a node that is replaced")
@@ -72,7 +73,8 @@ fn services_restart(cluster: &Cluster) -> Result<()> {
     }
     let after = restarts_of_agents(cluster)?;
     ensure!(before == after, "agents were restarted: {after:?}");
-    Ok(())
+    // Who goes on asking a pod that is no more is remembered as a connection to it.
+    connections.into_iter().try_for_each(Talk::end)
 }
 
 /// The agents' pods, and how often each has started again.
@@ -117,7 +119,6 @@ impl Mover {
 /// A pod is evicted while clients on every node, and a node itself, keep asking the Service that it
 /// is behind.
 fn a_pod_moves(cluster: &Cluster) -> Result<()> {
-    forget_idle_connections(cluster)?;
     let old_node = cluster.node(2).name();
     for node in [1, 3] {
         kubectl(cluster, &["cordon", cluster.node(node).name()])?;

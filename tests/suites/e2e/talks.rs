@@ -57,6 +57,7 @@ pub(crate) struct Told {
 pub(crate) struct Talk<'a> {
     place: Place<'a>,
     port: u16,
+    process: String,
 }
 
 /// How it asks.
@@ -86,16 +87,24 @@ impl<'a> Talk<'a> {
         let targets: Vec<_> = targets.iter().map(SocketAddr::to_string).collect();
         let targets = targets.join(" ");
         let (flag, protocol) = how;
-        place.start(&format!(
-            "pod-tools talk {flag} {port} {protocol} {targets}"
-        ))?;
-        let talk = Self { place, port };
+        let command = format!("pod-tools talk {flag} {port} {protocol} {targets}");
+        let process = place.start(&command)?;
+        let talk = Self {
+            place,
+            port,
+            process,
+        };
         talk.wait_for_more(1)?;
         Ok(talk)
     }
 
     pub(crate) fn told(&self) -> Result<Vec<Told>> {
         self.place.told(self.port)
+    }
+
+    /// Ends it, and its connections with it.
+    pub(crate) fn end(self) -> Result<()> {
+        self.place.run(&["kill", &self.process]).map(drop)
     }
 
     /// Waits until each server has answered so many more questions.

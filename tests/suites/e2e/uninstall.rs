@@ -26,7 +26,7 @@ const FOREIGN_FILES: [&str; 2] = [
 
 /// As like ours as can be.
 const FOREIGN_LINES: [&str; 6] = [
-    "link add podwire1 type dummy",
+    "link add podwire1 type bridge",
     "link set podwire1 addrgenmode none",
     "link set podwire1 up",
     "route add 10.251.0.0/24 dev podwire1 proto 120 metric 1024",
