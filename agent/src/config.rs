@@ -88,6 +88,8 @@ pub(crate) struct CleanupConfig {
     pub(crate) device: String,
     pub(crate) state_dir: PathBuf,
     pub(crate) remove_state: bool,
+    /// Where an agent that has ended left its socket.
+    pub(crate) run_dir: PathBuf,
     /// Where the CNI configuration is, if it is to be removed.
     pub(crate) cni: Option<CniFiles>,
     /// Whose record is removed, and where from.
@@ -116,6 +118,7 @@ impl CleanupConfig {
             state_dir,
             remove_state,
             cni: cni_configuration_directory.map(|folder| cni_files(&run_dir, &folder)),
+            run_dir,
             record,
         })
     }

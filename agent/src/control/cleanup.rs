@@ -1,11 +1,15 @@
 //! `podwire-agent cleanup`: what `run` leaves behind on purpose is removed on request.
 
+use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
 
 use anyhow::Context as _;
 use podwire_core::cni_configuration::BRIDGE;
 
 use super::withdrawal::withdraw;
+use crate::admin::SOCKET_NAME;
 use crate::cni_files::RemovedFiles;
 use crate::config::CleanupConfig;
 use crate::netlink::{BridgeRemoval, Netlink, Removed};
@@ -14,7 +18,8 @@ use crate::state;
 /// Removes what is ours, and nothing else: the CNI configuration first, so that no pod starts on a
 /// node without guards; then what is in the kernel, and the bridge that the CNI plugin made for our
 /// network, once no pod is behind it; then the own record where a Node is named. The state folder
-/// is kept unless told otherwise: its key is the node's identity.
+/// is kept unless told otherwise: its key is the node's identity. The socket of an agent that has
+/// ended goes in any case.
 pub(crate) fn cleanup(config: &CleanupConfig) -> anyhow::Result<()> {
     // A running agent would put everything back within a second.
     let _lock = state::lock_if_there(&config.state_dir).context("stop the agent first")?;
@@ -44,9 +49,20 @@ pub(crate) fn cleanup(config: &CleanupConfig) -> anyhow::Result<()> {
         let count = runtime.block_on(withdraw(node, registry))?;
         tell(&format!("record of {node}: {count} removed"))?;
     }
+    remove_socket(&config.run_dir)?;
     if config.remove_state {
         state::remove(&config.state_dir)?;
         tell(&format!("state in {} removed", config.state_dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes the admin socket, which an agent leaves, as nobody listens there any more.
+fn remove_socket(run_dir: &Path) -> anyhow::Result<()> {
+    let path = run_dir.join(SOCKET_NAME);
+    let is_socket = fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket {
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())
 }
@@ -72,4 +88,24 @@ fn kernel(device: &str, removed: Removed) -> String {
 
 fn tell(line: &str) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{line}").context("cannot write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn the_socket_of_an_agent_that_has_ended_goes_and_a_file_of_its_name_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(SOCKET_NAME);
+        remove_socket(folder.path()).expect("nothing to remove");
+        drop(UnixListener::bind(&path).expect("a socket"));
+        remove_socket(folder.path()).expect("removed");
+        assert!(!path.exists());
+        fs::write(&path, "theirs").expect("written");
+        remove_socket(folder.path()).expect("left alone");
+        assert!(path.exists());
+    }
 }
