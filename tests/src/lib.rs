@@ -40,6 +40,7 @@ mod interface;
 mod iperf;
 mod keeper;
 pub mod kernel_state;
+pub mod keyctl;
 pub mod kubernetes_mesh;
 pub mod leftovers;
 mod link;

@@ -5,26 +5,23 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::control_plane::program;
-use podwire_testbed::{Cluster, Testbed};
+use podwire_testbed::{Cluster, Host};
 
-use crate::scene::{self, NAMESPACE};
+use crate::scene::{self, NAMESPACE, PORT};
 
 /// What the tests' own servers answer over.
 pub(crate) const PROTOCOLS: [&str; 2] = ["tcp", "udp"];
 
 const TOOLS: &str = "pod-tools";
 
+/// What they say when nobody answers.
+const PROBE_FAILED: &str = "pod-tools probe: ";
+
 /// Long for an answer, as a busy machine gives it.
 const PATIENCE: &str = "5s";
 
 /// Long enough for an answer to come that should not.
 const IMPATIENCE: &str = "1s";
-
-/// A whole cluster, and the network around it.
-pub(crate) struct Place<'a> {
-    pub(crate) bed: &'a Testbed,
-    pub(crate) cluster: &'a Cluster,
-}
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +32,8 @@ pub(crate) enum Asker<'a> {
     Container(&'a str, &'a str),
     /// A node itself.
     Node(u8),
-    /// The host outside the cluster.
-    Outside,
+    /// A host outside the cluster.
+    Outside(&'a Host),
 }
 
 /// What a server says.
@@ -59,111 +56,129 @@ impl Answer {
     }
 }
 
-impl Place<'_> {
-    /// Runs a command of the tests' own tools.
-    pub(crate) fn tools(&self, asker: Asker<'_>, arguments: &[&str]) -> Result<String> {
-        let command = [&[TOOLS], arguments].concat();
-        match asker {
-            Asker::Pod(pod) => self.cluster.exec(NAMESPACE, pod, &command),
-            Asker::Container(pod, container) => {
-                scene::exec_in(self.cluster, (pod, container), &command)
-            }
-            Asker::Node(number) => self.cluster.node(number).run(TOOLS, arguments, ""),
-            Asker::Outside => {
-                let tools = program(TOOLS)?.display().to_string();
-                let outside = self.bed.outside().namespace();
-                outside.output(&tools, arguments, "")
-            }
+/// Runs a command of the tests' own tools.
+pub(crate) fn tools(cluster: &Cluster, asker: Asker<'_>, arguments: &[&str]) -> Result<String> {
+    let command = [&[TOOLS], arguments].concat();
+    match asker {
+        Asker::Pod(pod) => cluster.exec(NAMESPACE, pod, &command),
+        Asker::Container(pod, container) => scene::exec_in(cluster, (pod, container), &command),
+        Asker::Node(number) => cluster.node(number).run(TOOLS, arguments, ""),
+        Asker::Outside(host) => {
+            let tools = program(TOOLS)?.display().to_string();
+            host.namespace().output(&tools, arguments, "")
         }
     }
+}
 
-    /// Asks once.
-    pub(crate) fn ask(
-        &self,
-        asker: Asker<'_>,
-        protocol: &str,
-        (target, port): (&str, &str),
-    ) -> Result<Answer> {
-        let question = ["probe", "-for", PATIENCE, protocol, target, port, "hello"];
-        Answer::parse(&self.tools(asker, &question)?)
-    }
+/// Asks once.
+pub(crate) fn ask(
+    cluster: &Cluster,
+    asker: Asker<'_>,
+    protocol: &str,
+    (target, port): (&str, &str),
+) -> Result<Answer> {
+    let question = ["probe", "-for", PATIENCE, protocol, target, port, "hello"];
+    Answer::parse(&tools(cluster, asker, &question)?)
+}
 
-    /// At each of these addresses, over TCP and UDP, the asker is answered by this server, which
-    /// sees it under the address of the same place in `seen`.
-    pub(crate) fn answered(
-        &self,
-        asker: Asker<'_>,
-        (targets, port): (&[IpAddr], &str),
-        by: &str,
-        seen: &[IpAddr],
-    ) -> Result<()> {
-        // One in each family.
-        ensure!(
-            targets.len() == 2 && seen.len() == 2,
-            "{targets:?} {seen:?}"
-        );
-        for protocol in PROTOCOLS {
-            for (target, seen) in targets.iter().zip(seen) {
-                let question = || format!("{asker:?} asks {target} port {port} over {protocol}");
-                let target = target.to_string();
-                let answer = self.ask(asker, protocol, (&target, port));
-                let answer = answer.with_context(question)?;
-                let (by, seen) = (by.to_owned(), *seen);
-                let expected = Answer { by, seen };
-                ensure!(
-                    answer == expected,
-                    "{}: {answer:?}, not {expected:?}",
-                    question()
-                );
-            }
+/// At each of these addresses, over TCP and UDP, the asker is answered by this server, which sees
+/// it under the address of the same place in `seen`.
+pub(crate) fn answered(
+    cluster: &Cluster,
+    asker: Asker<'_>,
+    (targets, port): (&[IpAddr], &str),
+    by: &str,
+    seen: &[IpAddr],
+) -> Result<()> {
+    // One in each family.
+    ensure!(
+        targets.len() == 2 && seen.len() == 2,
+        "{targets:?} {seen:?}"
+    );
+    for protocol in PROTOCOLS {
+        for (target, seen) in targets.iter().zip(seen) {
+            let question = || format!("{asker:?} asks {target} port {port} over {protocol}");
+            let target = target.to_string();
+            let answer = ask(cluster, asker, protocol, (&target, port));
+            let answer = answer.with_context(question)?;
+            let (by, seen) = (by.to_owned(), *seen);
+            let expected = Answer { by, seen };
+            ensure!(
+                answer == expected,
+                "{}: {answer:?}, not {expected:?}",
+                question()
+            );
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// At none of these addresses, neither over TCP nor over UDP, the asker hears anything, not
-    /// even that nobody is there.
-    pub(crate) fn unheard(
-        &self,
-        asker: Asker<'_>,
-        (targets, port): (&[IpAddr], &str),
-    ) -> Result<()> {
-        for protocol in PROTOCOLS {
-            for target in targets {
-                let question = || format!("{asker:?} asks {target} port {port} over {protocol}");
-                let target = target.to_string();
-                let probe = [
-                    "probe", "-for", IMPATIENCE, protocol, &target, port, "hello",
-                ];
-                match self.tools(asker, &probe) {
-                    Ok(answer) => bail!("{}: {answer}", question()),
-                    Err(error) => {
-                        let error = format!("{error:#}");
-                        ensure!(error.contains("i/o timeout"), "{}: {error}", question());
-                    }
+/// At none of these addresses, neither over TCP nor over UDP, the asker is answered; what it hears
+/// instead.
+pub(crate) fn unanswered(
+    cluster: &Cluster,
+    asker: Asker<'_>,
+    (targets, port): (&[IpAddr], &str),
+) -> Result<Vec<String>> {
+    ensure!(targets.len() == 2, "{targets:?}");
+    let mut heard = Vec::new();
+    for protocol in PROTOCOLS {
+        for target in targets.iter().map(IpAddr::to_string) {
+            let question = || format!("{asker:?} asks {target} port {port} over {protocol}");
+            let options = ["probe", "-for", IMPATIENCE];
+            let probe = [&options[..], &[protocol, &target, port, "hello"]].concat();
+            match tools(cluster, asker, &probe) {
+                Ok(answer) => bail!("{}: {answer}", question()),
+                Err(error) => {
+                    let error = format!("{}: {error:#}", question());
+                    // It has asked: nothing before that has failed.
+                    ensure!(error.contains(PROBE_FAILED), "{error}");
+                    heard.push(error);
                 }
             }
         }
-        Ok(())
     }
+    Ok(heard)
+}
 
-    /// Who answers ten connections of a pod, one after the other.
-    pub(crate) fn answering_ten(
-        &self,
-        pod: &str,
-        (target, port): (IpAddr, &str),
-    ) -> Result<BTreeSet<String>> {
-        let ask = format!("{TOOLS} probe tcp {target} {port} hello || exit 1");
-        let ten = format!("for i in 0 1 2 3 4 5 6 7 8 9; do {ask}; done");
-        let said = self.cluster.exec(NAMESPACE, pod, &["sh", "-c", &ten])?;
-        let answers: Vec<_> = said.lines().map(Answer::parse).collect::<Result<_>>()?;
-        ensure!(answers.len() == 10, "{said}");
-        Ok(answers.into_iter().map(|answer| answer.by).collect())
+/// As [`unanswered`], and it hears nothing, not even that nobody is there.
+pub(crate) fn unheard(cluster: &Cluster, asker: Asker<'_>, at: (&[IpAddr], &str)) -> Result<()> {
+    for heard in unanswered(cluster, asker, at)? {
+        ensure!(heard.contains("i/o timeout"), "{heard}");
     }
+    Ok(())
+}
 
-    /// What a name stands for.
-    pub(crate) fn resolve(&self, pod: &str, name: &str) -> Result<BTreeSet<IpAddr>> {
-        let said = self.tools(Asker::Pod(pod), &["resolve", name])?;
-        let parsed = said.lines().map(str::parse);
-        parsed.collect::<Result<_, _>>().context(said.clone())
-    }
+/// A pod reaches another one, or itself, at each of its addresses, and is seen there by its own.
+pub(crate) fn reached(cluster: &Cluster, from: &str, to: &str) -> Result<()> {
+    let seen = cluster.pod_addresses(NAMESPACE, from)?;
+    let targets = cluster.pod_addresses(NAMESPACE, to)?;
+    answered(cluster, Asker::Pod(from), (&targets, PORT), to, &seen)
+}
+
+/// A pod is answered at no address of another one.
+pub(crate) fn unreached(cluster: &Cluster, from: &str, to: &str) -> Result<()> {
+    let targets = cluster.pod_addresses(NAMESPACE, to)?;
+    unanswered(cluster, Asker::Pod(from), (&targets, PORT)).map(drop)
+}
+
+/// Who answers ten connections of a pod, one after the other.
+pub(crate) fn answering_ten(
+    cluster: &Cluster,
+    pod: &str,
+    (target, port): (IpAddr, &str),
+) -> Result<BTreeSet<String>> {
+    let ask = format!("{TOOLS} probe tcp {target} {port} hello || exit 1");
+    let ten = format!("for i in 0 1 2 3 4 5 6 7 8 9; do {ask}; done");
+    let said = cluster.exec(NAMESPACE, pod, &["sh", "-c", &ten])?;
+    let answers: Vec<_> = said.lines().map(Answer::parse).collect::<Result<_>>()?;
+    ensure!(answers.len() == 10, "{said}");
+    Ok(answers.into_iter().map(|answer| answer.by).collect())
+}
+
+/// What a name stands for.
+pub(crate) fn resolve(cluster: &Cluster, pod: &str, name: &str) -> Result<BTreeSet<IpAddr>> {
+    let said = tools(cluster, Asker::Pod(pod), &["resolve", name])?;
+    let parsed = said.lines().map(str::parse);
+    parsed.collect::<Result<_, _>>().context(said.clone())
 }

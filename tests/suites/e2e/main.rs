@@ -4,7 +4,6 @@
 
 mod asking;
 mod hosts;
-mod keyctl;
 mod leftovers;
 mod modes;
 mod moves;
@@ -24,6 +23,7 @@ mod updates;
 
 use std::process::ExitCode;
 
+use podwire_testbed::keyctl;
 use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {

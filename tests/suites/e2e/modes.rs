@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::agent_view::{Peer, Status, get_at};
+use podwire_testbed::control_plane::ADMIN_TOKEN;
+use podwire_testbed::keyctl;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Cluster, Testbed, until};
 use serde_json::Value;
 
-use crate::keyctl;
-use crate::podwire;
-use crate::scene::{self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, name_on};
+use crate::scene::{self, DEADLINE, EVERYWHERE, name_on};
+use crate::{asking, podwire};
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -122,34 +123,16 @@ fn plaintext_is_seen(context: &Context) -> Result<()> {
     keyctl_tells(&bed, &cluster)
 }
 
-/// The pod of one node is answered by that of another, in both families, and seen by its own
-/// address.
-fn reached(cluster: &Cluster, from: u8, to: u8) -> Result<()> {
-    let answers = ask(cluster, from, to, "5s")?;
-    let pods = [from, to].map(|node| name_on(cluster, EVERYWHERE, node));
-    let [from, to] = pods;
-    let (from, to) = (from?, to?);
-    for (source, answer) in cluster.pod_addresses(NAMESPACE, &from)?.iter().zip(answers) {
-        let expected = format!("{source} {to} hello");
-        let answer = answer.context(expected.clone())?;
-        ensure!(answer.trim() == expected, "{answer} is not {expected}");
-    }
-    Ok(())
+/// The pods of two nodes.
+fn pair(cluster: &Cluster, from: u8, to: u8) -> Result<(String, String)> {
+    let pod = |node| name_on(cluster, EVERYWHERE, node);
+    Ok((pod(from)?, pod(to)?))
 }
 
-/// The answers of the pod of one node to that of another: over TCP and each family.
-fn ask(cluster: &Cluster, from: u8, to: u8, patience: &str) -> Result<Vec<Result<String>>> {
-    let source = name_on(cluster, EVERYWHERE, from)?;
-    let target = name_on(cluster, EVERYWHERE, to)?;
-    let addresses = cluster.pod_addresses(NAMESPACE, &target)?;
-    ensure!(addresses.len() == 2, "{target} has {addresses:?}");
-    let answer = |address: &std::net::IpAddr| {
-        let address = address.to_string();
-        let options = ["pod-tools", "probe", "-for", patience];
-        let command = [&options[..], &["tcp", &address, PORT, "hello"]].concat();
-        cluster.exec(NAMESPACE, &source, &command)
-    };
-    Ok(addresses.iter().map(answer).collect())
+/// The pod of one node is answered by that of another, or by itself.
+fn reached(cluster: &Cluster, from: u8, to: u8) -> Result<()> {
+    let (from, to) = pair(cluster, from, to)?;
+    asking::reached(cluster, &from, &to)
 }
 
 fn status(cluster: &Cluster, number: u8) -> Result<Status> {
@@ -229,7 +212,7 @@ fn event_tells(cluster: &Cluster, number: u8, reason: &str, part: &str) -> Resul
 }
 
 fn keyctl_tells(bed: &Testbed, cluster: &Cluster) -> Result<()> {
-    let run = keyctl::run(bed, cluster, &["status"])?;
+    let run = keyctl::run(bed, cluster.plane(), ADMIN_TOKEN, &["status"])?;
     // Plaintext that no request asks for is a degraded mesh.
     ensure!(run.code == Some(3), "{run:?}");
     for number in 1..=NODES {
@@ -281,9 +264,8 @@ fn strict_refuses(context: &Context) -> Result<()> {
         for (asked, other) in [(number, DECLARED), (DECLARED, number)] {
             let peer = peer(&cluster, asked, other)?;
             ensure!(peer.mode == "closed" && peer.state == "closed", "{peer:?}");
-            for answer in ask(&cluster, asked, other, "2s")? {
-                ensure!(answer.is_err(), "{asked} to {other}: {answer:?}");
-            }
+            let (from, to) = pair(&cluster, asked, other)?;
+            asking::unreached(&cluster, &from, &to)?;
         }
     }
     // No plaintext at all, of which nothing is declared.

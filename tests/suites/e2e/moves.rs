@@ -10,11 +10,12 @@ use kube::api::ListParams;
 use podwire_testbed::cluster::Service;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Cluster, ClusterNode, until};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::podwire;
 use crate::rollout::{NODES, all_reach_all, annotations, pods};
 use crate::scene::{self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, name_on};
+use crate::services::{self, SERVICE_PORT};
 use crate::streams::Streams;
 use crate::talks::{self, How, Place, Talk};
 
@@ -34,7 +35,6 @@ const NEW_CONNECTIONS_TELL: u16 = 9102;
 
 /// The label `app`, and the Service, of the pod that moves.
 const MOVER: &str = "mover";
-const SERVICE_PORT: u16 = 80;
 
 fn moved(context: &Context) -> Result<()> {
     let (_bed, cluster) = scene::cluster(context, NODES, &podwire::plan()?)?;
@@ -123,9 +123,8 @@ fn a_pod_moves(cluster: &Cluster) -> Result<()> {
     for node in [1, 3] {
         kubectl(cluster, &["cordon", cluster.node(node).name()])?;
     }
-    scene::apply(cluster, &deployment())?;
-    cluster.wait_rolled_out(NAMESPACE, &format!("deployment/{MOVER}"))?;
-    let service = service(cluster)?;
+    scene::deploy(cluster, MOVER, 1, scene::server())?;
+    let service = services::create(cluster, MOVER, MOVER, &json!({}))?;
     for node in [1, 3] {
         kubectl(cluster, &["uncordon", cluster.node(node).name()])?;
     }
@@ -160,52 +159,6 @@ fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<()> {
     cluster.plane().kubectl(arguments, "").map(drop)
 }
 
-fn deployment() -> Value {
-    let labels = json!({"app": MOVER});
-    json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": MOVER, "namespace": NAMESPACE},
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": scene::server()},
-        },
-    })
-}
-
-/// Puts the pod behind a Service, and returns its address of each family.
-fn service(cluster: &Cluster) -> Result<Vec<IpAddr>> {
-    let target: u16 = PORT.parse()?;
-    let port = |protocol: &str| {
-        json!({
-            "name": protocol.to_lowercase(),
-            "protocol": protocol,
-            "port": SERVICE_PORT,
-            "targetPort": target,
-        })
-    };
-    scene::apply(
-        cluster,
-        &json!({
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": MOVER, "namespace": NAMESPACE},
-            "spec": {
-                "selector": {"app": MOVER},
-                "ipFamilyPolicy": "RequireDualStack",
-                "ports": [port("TCP"), port("UDP")],
-            },
-        }),
-    )?;
-    let output = "--output=jsonpath={.spec.clusterIPs[*]}";
-    let said = cluster
-        .plane()
-        .kubectl(&["get", "service", MOVER, output], "")?;
-    let addresses = said.split_whitespace().map(str::parse);
-    Ok(addresses.collect::<Result<_, _>>()?)
-}
-
 /// What is left of connections that have ended goes within five seconds, in place of minutes: what
 /// is there after that is kept by somebody's packets.
 fn forget_idle_connections(cluster: &Cluster) -> Result<()> {
@@ -220,7 +173,8 @@ fn forget_idle_connections(cluster: &Cluster) -> Result<()> {
 
 /// A pod on each node, and node 1 itself, ask at all addresses of a Service.
 fn ask<'a>(cluster: &'a Cluster, service: &[IpAddr]) -> Result<Vec<Talk<'a>>> {
-    let target = |address: &IpAddr| SocketAddr::new(*address, SERVICE_PORT);
+    let port = SERVICE_PORT.parse()?;
+    let target = |address: &IpAddr| SocketAddr::new(*address, port);
     let targets: Vec<_> = service.iter().map(target).collect();
     let mut places = vec![Place::Host(cluster.node(1))];
     for node in cluster.nodes() {
@@ -352,7 +306,7 @@ fn a_node_is_replaced(cluster: &Cluster) -> Result<()> {
     for number in [1, 3] {
         let node = cluster.node(number);
         until(DEADLINE, "the old machine to be forgotten", || {
-            let peers = peers_of(cluster, number)?;
+            let peers = podwire::ask_agent(cluster, number, &["peers", "-o", "json"])?;
             ensure!(peers.contains(&key), "the new one is no peer: {peers}");
             ensure!(!peers.contains(&old_key), "it is a peer still: {peers}");
             let routes = routes(node)?;
@@ -375,17 +329,4 @@ fn key_of(cluster: &Cluster, node: &str) -> Result<String> {
     let annotations = annotations(cluster, node)?;
     let key = annotations.get("podwire.dev/public-key").cloned();
     key.with_context(|| format!("{node} has no key"))
-}
-
-/// What a node's agent says of its peers.
-fn peers_of(cluster: &Cluster, node: u8) -> Result<String> {
-    let agents: Api<core::Pod> = Api::namespaced(cluster.plane().client(), podwire::NAMESPACE);
-    let which = ListParams::default()
-        .labels("app.kubernetes.io/name=podwire-agent")
-        .fields(&format!("spec.nodeName={}", cluster.node(node).name()));
-    let agents = cluster.plane().run(agents.list(&which))?.items;
-    let agent = agents.into_iter().next().and_then(|pod| pod.metadata.name);
-    let agent = agent.context("a node has an agent")?;
-    let peers = ["/podwire-agent", "peers", "-o", "json"];
-    cluster.exec(podwire::NAMESPACE, &agent, &peers)
 }

@@ -1,13 +1,13 @@
 //! Network policies, which Podwire leaves to others: kube-router enforces them over the mesh.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use podwire_testbed::cluster::policy_engine_image;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Cluster, until};
 use serde_json::json;
 
-use crate::podwire;
-use crate::scene::{self, DEADLINE, NAMESPACE, PORT};
+use crate::scene::{self, DEADLINE, NAMESPACE};
+use crate::{asking, podwire};
 
 /// On one node: who may talk to [`GUARDED`], and who may not.
 const FRIEND: &str = "friend";
@@ -32,9 +32,8 @@ fn a_network_policy_is_enforced_by_other_software_over_the_mesh(context: &Contex
         .plane()
         .kubectl(&apply, include_str!("kube_router.yaml"))?;
     for (name, node) in [(FRIEND, 1), (STRANGER, 1), (GUARDED, 2), (NEIGHBOUR, 2)] {
-        create_pod(&cluster, name, node)?;
+        scene::pod_alone(&cluster, name, node, scene::server())?;
     }
-    cluster.wait_pods_ready(NAMESPACE, "app")?;
     cluster.wait_rolled_out("kube-system", "daemonset/kube-router")?;
 
     for client in [FRIEND, STRANGER, NEIGHBOUR] {
@@ -53,20 +52,6 @@ fn a_network_policy_is_enforced_by_other_software_over_the_mesh(context: &Contex
         is_answered(&cluster, client, GUARDED)?;
     }
     Ok(())
-}
-
-fn create_pod(cluster: &Cluster, name: &str, node: u8) -> Result<()> {
-    let mut spec = scene::server();
-    spec["nodeName"] = json!(cluster.node(node).name());
-    scene::apply(
-        cluster,
-        &json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"app": name}},
-            "spec": spec,
-        }),
-    )
 }
 
 /// Lets nobody but [`FRIEND`] talk to [`GUARDED`].
@@ -88,38 +73,13 @@ fn apply_policy(cluster: &Cluster) -> Result<()> {
 }
 
 fn is_answered(cluster: &Cluster, client: &str, server: &str) -> Result<()> {
-    on_every_path(cluster, client, server, "an answer", |answer| {
-        answer.map(drop)
-    })
+    let what = format!("{client} to reach {server}");
+    until(DEADLINE, &what, || asking::reached(cluster, client, server))
 }
 
 fn is_refused(cluster: &Cluster, client: &str, server: &str) -> Result<()> {
-    on_every_path(cluster, client, server, "a refusal", |answer| {
-        ensure!(answer.is_err(), "{answer:?}");
-        Ok(())
+    let what = format!("{client} not to reach {server}");
+    until(DEADLINE, &what, || {
+        asking::unreached(cluster, client, server)
     })
-}
-
-/// Asks in each family by each protocol until what comes of it is as expected.
-fn on_every_path(
-    cluster: &Cluster,
-    client: &str,
-    server: &str,
-    what: &str,
-    expect: impl Fn(Result<String>) -> Result<()>,
-) -> Result<()> {
-    let addresses = cluster.pod_addresses(NAMESPACE, server)?;
-    ensure!(addresses.len() == 2, "{server} has {addresses:?}");
-    for address in addresses.iter().map(ToString::to_string) {
-        for protocol in ["tcp", "udp"] {
-            let tools = ["pod-tools", "probe", "-for", "1s"];
-            let question = [protocol, &address, PORT, "hello"];
-            let command = [&tools[..], &question[..]].concat();
-            let expected = format!("{what} from {server} to {client}: {question:?}");
-            until(DEADLINE, &expected, || {
-                expect(cluster.exec(NAMESPACE, client, &command))
-            })?;
-        }
-    }
-    Ok(())
 }

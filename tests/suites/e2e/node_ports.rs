@@ -1,10 +1,10 @@
 //! Ports of nodes that lead to a pod: those of a Service, and those of a pod itself.
 
 use anyhow::Result;
-use podwire_testbed::{Cluster, until};
+use podwire_testbed::{Cluster, Host, until};
 use serde_json::{Value, json};
 
-use crate::asking::{Asker, Place};
+use crate::asking::{self, Asker};
 use crate::scene::{
     self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, device_addresses, name_on, pod_alone,
 };
@@ -41,47 +41,52 @@ pub(crate) fn settings() -> Value {
 }
 
 /// Where every node leads to the pod, one without it does so under its own address in the mesh.
-pub(crate) fn a_node_without_the_pod_leads_to_it(place: &Place<'_>) -> Result<()> {
-    let at = (place.cluster.node(1).addresses(), NODE_PORT);
-    let seen = device_addresses(place.cluster, 1)?;
-    for asker in [Asker::Outside, Asker::Node(2)] {
+pub(crate) fn a_node_without_the_pod_leads_to_it(cluster: &Cluster, outside: &Host) -> Result<()> {
+    let at = (cluster.node(1).addresses(), NODE_PORT);
+    let seen = device_addresses(cluster, 1)?;
+    for asker in [Asker::Outside(outside), Asker::Node(2)] {
         until(DEADLINE, "an answer of a node without the pod", || {
-            place.answered(asker, at, REMOTE, &seen)
+            asking::answered(cluster, asker, at, REMOTE, &seen)
         })?;
     }
     Ok(())
 }
 
 /// Where the pod's node alone leads to it, the pod sees who asks.
-pub(crate) fn only_the_node_with_the_pod_answers_for_it(place: &Place<'_>) -> Result<()> {
-    let cluster = place.cluster;
+pub(crate) fn only_the_node_with_the_pod_answers_for_it(
+    cluster: &Cluster,
+    outside: &Host,
+) -> Result<()> {
     let policy = json!({"spec": {"externalTrafficPolicy": "Local"}}).to_string();
     let patch = ["patch", "service", REMOTE, "--patch", &policy];
     let patch = [&["--namespace", NAMESPACE], &patch[..]].concat();
     cluster.plane().kubectl(&patch, "")?;
     until(DEADLINE, "a node without the pod to be silent", || {
-        place.unheard(Asker::Outside, (cluster.node(1).addresses(), NODE_PORT))
+        asking::unheard(
+            cluster,
+            Asker::Outside(outside),
+            (cluster.node(1).addresses(), NODE_PORT),
+        )
     })?;
     let at = (cluster.node(2).addresses(), NODE_PORT);
     until(DEADLINE, "an answer of the node with the pod", || {
-        asked_from_elsewhere(place, at.1)
+        asked_from_elsewhere(cluster, outside, at.1)
     })
 }
 
 /// The pod's own port of its node, which nobody else has.
-pub(crate) fn a_port_of_the_pods_node_leads_to_it(place: &Place<'_>) -> Result<()> {
-    asked_from_elsewhere(place, HOST_PORT)
+pub(crate) fn a_port_of_the_pods_node_leads_to_it(cluster: &Cluster, outside: &Host) -> Result<()> {
+    asked_from_elsewhere(cluster, outside, HOST_PORT)
 }
 
 /// The pod answers at a port of its node, and sees the address of who asks: the host outside,
 /// another node, and that node again in place of a pod of it, as to any host.
-fn asked_from_elsewhere(place: &Place<'_>, port: &str) -> Result<()> {
-    let cluster = place.cluster;
+fn asked_from_elsewhere(cluster: &Cluster, outside: &Host, port: &str) -> Result<()> {
     let at = (cluster.node(2).addresses(), port);
-    let outside = place.bed.outside().addresses();
-    place.answered(Asker::Outside, at, REMOTE, &outside)?;
+    let seen = outside.addresses();
+    asking::answered(cluster, Asker::Outside(outside), at, REMOTE, &seen)?;
     let node = cluster.node(1).addresses();
-    place.answered(Asker::Node(1), at, REMOTE, node)?;
+    asking::answered(cluster, Asker::Node(1), at, REMOTE, node)?;
     let pod = name_on(cluster, EVERYWHERE, 1)?;
-    place.answered(Asker::Pod(&pod), at, REMOTE, node)
+    asking::answered(cluster, Asker::Pod(&pod), at, REMOTE, node)
 }

@@ -7,8 +7,8 @@ use podwire_testbed::cluster::Service;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Cluster, ClusterPlan, Testbed, until};
 
-use crate::plain_network;
-use crate::scene::{self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, name_on, pod_on};
+use crate::scene::{self, DEADLINE, EVERYWHERE, name_on, pod_on};
+use crate::{asking, plain_network};
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -60,12 +60,12 @@ fn a_rebooted_node_comes_back_with_its_pods_and_so_does_a_replaced_one(
         "/run was kept"
     );
     wait_restarted(&cluster, 1)?;
-    reached(&cluster, "after the boot")?;
+    reached(&cluster)?;
 
     for service in [Service::Kubelet, Service::Containerd, Service::KubeProxy] {
         cluster.node(2).restart(service)?;
     }
-    reached(&cluster, "while the services start")?;
+    reached(&cluster)?;
 
     let uid = cluster.plane().node("node-2")?.metadata.uid;
     cluster.replace(2)?;
@@ -75,7 +75,7 @@ fn a_rebooted_node_comes_back_with_its_pods_and_so_does_a_replaced_one(
     connect_again(&bed, &cluster)?;
     // The Pod is the same one: its node's name came back before it was missed.
     until(DEADLINE, "the pod to run on the new node", || {
-        reached(&cluster, "on the replaced node")
+        reached(&cluster)
     })
 }
 
@@ -99,23 +99,9 @@ fn wait_restarted(cluster: &Cluster, times: i32) -> Result<()> {
     })
 }
 
-/// The pod of node 1 is answered by the one of node 2, in both families.
-fn reached(cluster: &Cluster, text: &str) -> Result<()> {
-    let (from, to) = (
-        name_on(cluster, EVERYWHERE, 1)?,
-        name_on(cluster, EVERYWHERE, 2)?,
-    );
-    let own = cluster.pod_addresses(NAMESPACE, &from)?;
-    let addresses = cluster.pod_addresses(NAMESPACE, &to)?;
-    ensure!(addresses.len() == 2, "{to} has {addresses:?}");
-    for (source, target) in own.iter().zip(&addresses) {
-        let target = target.to_string();
-        for protocol in ["tcp", "udp"] {
-            let command = ["pod-tools", "probe", protocol, &target, PORT, text];
-            let answer = cluster.exec(NAMESPACE, &from, &command)?;
-            let expected = format!("{source} {to} {text}");
-            ensure!(answer.trim() == expected, "{answer} is not {expected}");
-        }
-    }
-    Ok(())
+/// The pod of node 1 is answered by the one of node 2.
+fn reached(cluster: &Cluster) -> Result<()> {
+    let pods = [1, 2].map(|node| name_on(cluster, EVERYWHERE, node));
+    let [from, to] = pods;
+    asking::reached(cluster, &from?, &to?)
 }

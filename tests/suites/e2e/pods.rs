@@ -8,7 +8,7 @@ use podwire_testbed::cluster::POD_IMAGE;
 use podwire_testbed::suite::{Context, Test};
 use serde_json::{Value, json};
 
-use crate::asking::{Asker, Place};
+use crate::asking::{self, Asker};
 use crate::podwire;
 use crate::scene::{self, EVERYWHERE, NAMESPACE, PORT, name_on};
 
@@ -31,7 +31,7 @@ pub(crate) const TESTS: &[Test] = &[(
 fn pods_run_on_each_node_and_share_inside_what_they_share_without_a_mesh(
     context: &Context,
 ) -> Result<()> {
-    let (bed, cluster) = scene::cluster(context, 2, &podwire::plan()?)?;
+    let (_bed, cluster) = scene::cluster(context, 2, &podwire::plan()?)?;
     podwire::roll_out(&cluster, "")?;
     cluster.wait_ready()?;
     scene::pods_everywhere(&cluster)?;
@@ -45,11 +45,10 @@ fn pods_run_on_each_node_and_share_inside_what_they_share_without_a_mesh(
         ensure!(failed.is_err(), "a command that fails is an error");
     }
     create_pair(&cluster)?;
-    let (bed, cluster) = (&*bed, &cluster);
-    the_network_is_shared_inside_a_pod(&Place { bed, cluster })?;
-    a_volume_is_shared_inside_a_pod(cluster)?;
-    ipc_is_shared_inside_a_pod(cluster)?;
-    datagrams_are_counted(cluster)
+    the_network_is_shared_inside_a_pod(&cluster)?;
+    a_volume_is_shared_inside_a_pod(&cluster)?;
+    ipc_is_shared_inside_a_pod(&cluster)?;
+    datagrams_are_counted(&cluster)
 }
 
 fn create_pair(cluster: &Cluster) -> Result<()> {
@@ -70,16 +69,14 @@ fn create_pair(cluster: &Cluster) -> Result<()> {
 }
 
 /// One serves; the other one reaches it by loopback and at the pod's address, a remote pod there.
-fn the_network_is_shared_inside_a_pod(place: &Place<'_>) -> Result<()> {
-    let cluster = place.cluster;
+fn the_network_is_shared_inside_a_pod(cluster: &Cluster) -> Result<()> {
     let own = cluster.pod_addresses(NAMESPACE, PAIR)?;
     let other = Asker::Container(PAIR, OTHER);
     let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    place.answered(other, (&loopback, PORT), PAIR, &loopback)?;
-    place.answered(other, (&own, PORT), PAIR, &own)?;
+    asking::answered(cluster, other, (&loopback, PORT), PAIR, &loopback)?;
+    asking::answered(cluster, other, (&own, PORT), PAIR, &own)?;
     let remote = name_on(cluster, EVERYWHERE, 1)?;
-    let seen = cluster.pod_addresses(NAMESPACE, &remote)?;
-    place.answered(Asker::Pod(&remote), (&own, PORT), PAIR, &seen)
+    asking::reached(cluster, &remote, PAIR)
 }
 
 fn a_volume_is_shared_inside_a_pod(cluster: &Cluster) -> Result<()> {

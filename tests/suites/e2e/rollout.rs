@@ -10,8 +10,8 @@ use podwire_testbed::cluster::Service;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Cluster, results, until};
 
-use crate::podwire;
 use crate::scene::{self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, name_on};
+use crate::{asking, podwire};
 
 pub(crate) const TESTS: &[Test] = &[(
     "kubectl_apply_gives_a_cluster_its_network_and_a_node_that_boots_is_back_in_it",
@@ -104,17 +104,11 @@ pub(crate) fn pods(cluster: &Cluster) -> Result<Vec<MeshPod>> {
 /// families, and is seen there by its own.
 pub(crate) fn all_reach_all(cluster: &Cluster) -> Result<()> {
     let pods = pods(cluster)?;
-    for (from, own) in &pods {
+    for (from, _) in &pods {
         for (to, addresses) in &pods {
-            for (source, target) in own.iter().zip(addresses) {
-                let target = target.to_string();
-                for protocol in ["tcp", "udp"] {
-                    let command = ["pod-tools", "probe", protocol, &target, PORT, "hello"];
-                    let answer = cluster.exec(NAMESPACE, from, &command)?;
-                    let expected = format!("{source} {to} hello");
-                    ensure!(answer.trim() == expected, "{answer} is not {expected}");
-                }
-                let ping = ["ping", "-c", "1", "-W", "5", &target];
+            asking::reached(cluster, from, to)?;
+            for target in addresses {
+                let ping = ["ping", "-c", "1", "-W", "5", &target.to_string()];
                 cluster.exec(NAMESPACE, from, &ping)?;
             }
         }

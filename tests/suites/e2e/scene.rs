@@ -97,6 +97,30 @@ pub(crate) fn pod_alone(
     cluster.wait_pods_ready(NAMESPACE, &format!("app={name}"))
 }
 
+/// Creates a Deployment of so many pods, with a label `app` of its name, and waits until all run.
+pub(crate) fn deploy(
+    cluster: &Cluster,
+    name: &str,
+    replicas: u8,
+    spec: serde_json::Value,
+) -> Result<()> {
+    let labels = json!({"app": name});
+    apply(
+        cluster,
+        &json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": spec},
+            },
+        }),
+    )?;
+    cluster.wait_rolled_out(NAMESPACE, &format!("deployment/{name}"))
+}
+
 /// A node's addresses in the mesh, those of its device, under which remote pods see what the node
 /// itself sends to them: the first of its pods' in IPv4, the last in IPv6.
 pub(crate) fn device_addresses(cluster: &Cluster, number: u8) -> Result<Vec<IpAddr>> {

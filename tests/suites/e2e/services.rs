@@ -9,7 +9,7 @@ use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Cluster, ClusterPlan, until};
 use serde_json::{Value, json};
 
-use crate::asking::{Asker, PROTOCOLS, Place};
+use crate::asking::{self, Asker, PROTOCOLS};
 use crate::scene::{self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, device_addresses, name_on};
 use crate::{hosts, node_ports, plain_network, podwire};
 
@@ -45,8 +45,7 @@ pub(crate) const TESTS: &[Test] = &[
 fn on_plain_routes(context: &Context) -> Result<()> {
     let (bed, cluster) = scene::cluster(context, 2, &ClusterPlan::default())?;
     plain_network::connect(&bed, &cluster)?;
-    let (bed, cluster) = (&*bed, &cluster);
-    a_service_is_resolved_and_answers(&Place { bed, cluster })
+    a_service_is_resolved_and_answers(&cluster)
 }
 
 fn through_the_mesh(context: &Context, proxy: ProxyMode) -> Result<()> {
@@ -56,22 +55,20 @@ fn through_the_mesh(context: &Context, proxy: ProxyMode) -> Result<()> {
     };
     let (bed, cluster) = scene::cluster(context, 2, &plan)?;
     podwire::roll_out(&cluster, "")?;
-    let (bed, cluster) = (&*bed, &cluster);
-    let place = Place { bed, cluster };
-    a_service_is_resolved_and_answers(&place)?;
-    a_headless_name_stands_for_the_pods(&place)?;
-    a_client_stays_with_its_pod(&place)?;
+    let (cluster, outside) = (&cluster, bed.outside());
+    a_service_is_resolved_and_answers(cluster)?;
+    a_headless_name_stands_for_the_pods(cluster)?;
+    a_client_stays_with_its_pod(cluster)?;
     node_ports::create_remote_pod(cluster)?;
-    a_remote_pod_answers_at_its_service(&place)?;
-    node_ports::a_node_without_the_pod_leads_to_it(&place)?;
-    node_ports::only_the_node_with_the_pod_answers_for_it(&place)?;
-    node_ports::a_port_of_the_pods_node_leads_to_it(&place)?;
-    hosts::a_pod_in_its_nodes_network_talks_with_remote_pods(&place)?;
-    hosts::pods_reach_the_outside_under_their_nodes_address(&place)
+    a_remote_pod_answers_at_its_service(cluster)?;
+    node_ports::a_node_without_the_pod_leads_to_it(cluster, outside)?;
+    node_ports::only_the_node_with_the_pod_answers_for_it(cluster, outside)?;
+    node_ports::a_port_of_the_pods_node_leads_to_it(cluster, outside)?;
+    hosts::a_pod_in_its_nodes_network_talks_with_remote_pods(cluster)?;
+    hosts::pods_reach_the_outside_under_their_nodes_address(cluster, outside)
 }
 
-fn a_service_is_resolved_and_answers(place: &Place<'_>) -> Result<()> {
-    let cluster = place.cluster;
+fn a_service_is_resolved_and_answers(cluster: &Cluster) -> Result<()> {
     cluster.wait_ready()?;
     cluster.wait_rolled_out("kube-system", "deployment/coredns")?;
     scene::pods_everywhere(cluster)?;
@@ -79,14 +76,14 @@ fn a_service_is_resolved_and_answers(place: &Place<'_>) -> Result<()> {
     let pods = pods_everywhere(cluster)?;
     for pod in &pods {
         // The server of names is on one node: the other one asks it across.
-        resolved(place, pod, WEB, &addresses)?;
+        resolved(cluster, pod, WEB, &addresses)?;
         let targets = addresses.iter().map(IpAddr::to_string);
         for target in targets.chain([WEB.to_owned()]) {
             for protocol in PROTOCOLS {
                 // A proxy hears of the Service, and of what is behind it, after the API says so.
                 until(DEADLINE, "an answer to a pod", || {
                     let at = (&*target, SERVICE_PORT);
-                    let answer = place.ask(Asker::Pod(pod), protocol, at)?;
+                    let answer = asking::ask(cluster, Asker::Pod(pod), protocol, at)?;
                     ensure!(pods.contains(&answer.by), "{answer:?} is none of {pods:?}");
                     Ok(())
                 })?;
@@ -96,7 +93,7 @@ fn a_service_is_resolved_and_answers(place: &Place<'_>) -> Result<()> {
     // Both are behind it: so one of them is remote, whoever asks.
     for address in addresses {
         until(DEADLINE, "every pod to have answered", || {
-            let answering = place.answering_ten(&pods[0], (address, SERVICE_PORT))?;
+            let answering = asking::answering_ten(cluster, &pods[0], (address, SERVICE_PORT))?;
             ensure!(answering.len() == pods.len(), "{answering:?} of {pods:?}");
             Ok(())
         })?;
@@ -104,28 +101,27 @@ fn a_service_is_resolved_and_answers(place: &Place<'_>) -> Result<()> {
     Ok(())
 }
 
-fn a_headless_name_stands_for_the_pods(place: &Place<'_>) -> Result<()> {
-    let cluster = place.cluster;
+fn a_headless_name_stands_for_the_pods(cluster: &Cluster) -> Result<()> {
     create(cluster, HEADLESS, EVERYWHERE, &json!({"clusterIP": "None"}))?;
     let pods = pods_everywhere(cluster)?;
     let addresses = pods.iter().map(|pod| cluster.pod_addresses(NAMESPACE, pod));
     let addresses = addresses.collect::<Result<Vec<_>>>()?.concat();
     for pod in &pods {
-        resolved(place, pod, HEADLESS, &addresses)?;
-        let answer = place.ask(Asker::Pod(pod), "tcp", (HEADLESS, PORT))?;
+        resolved(cluster, pod, HEADLESS, &addresses)?;
+        let answer = asking::ask(cluster, Asker::Pod(pod), "tcp", (HEADLESS, PORT))?;
         ensure!(pods.contains(&answer.by), "{answer:?} is none of {pods:?}");
     }
     Ok(())
 }
 
 /// Ten connections go to one pod; to a Service without affinity they do not, as was seen.
-fn a_client_stays_with_its_pod(place: &Place<'_>) -> Result<()> {
+fn a_client_stays_with_its_pod(cluster: &Cluster) -> Result<()> {
     let affinity = json!({"sessionAffinity": "ClientIP"});
-    let addresses = create(place.cluster, STICKY, EVERYWHERE, &affinity)?;
-    for pod in pods_everywhere(place.cluster)? {
+    let addresses = create(cluster, STICKY, EVERYWHERE, &affinity)?;
+    for pod in pods_everywhere(cluster)? {
         for address in &addresses {
             let answering = until(DEADLINE, "ten answers", || {
-                place.answering_ten(&pod, (*address, SERVICE_PORT))
+                asking::answering_ten(cluster, &pod, (*address, SERVICE_PORT))
             })?;
             ensure!(answering.len() == 1, "{answering:?} answered {pod}");
         }
@@ -134,23 +130,28 @@ fn a_client_stays_with_its_pod(place: &Place<'_>) -> Result<()> {
 }
 
 /// The only pod of a Service answers a pod and the host of the other node, and itself.
-fn a_remote_pod_answers_at_its_service(place: &Place<'_>) -> Result<()> {
-    let cluster = place.cluster;
+fn a_remote_pod_answers_at_its_service(cluster: &Cluster) -> Result<()> {
     let addresses = create(cluster, REMOTE, REMOTE, &node_ports::settings())?;
     let at = (&*addresses, SERVICE_PORT);
     let pod = name_on(cluster, EVERYWHERE, 1)?;
     let own = cluster.pod_addresses(NAMESPACE, &pod)?;
     until(DEADLINE, "an answer to a remote pod", || {
-        place.answered(Asker::Pod(&pod), at, REMOTE, &own)
+        asking::answered(cluster, Asker::Pod(&pod), at, REMOTE, &own)
     })?;
     // Encrypted, too: so under an address that is the node's in the mesh.
-    place.answered(Asker::Node(1), at, REMOTE, &device_addresses(cluster, 1)?)?;
+    asking::answered(
+        cluster,
+        Asker::Node(1),
+        at,
+        REMOTE,
+        &device_addresses(cluster, 1)?,
+    )?;
     until(DEADLINE, "an answer to itself", || {
         for protocol in PROTOCOLS {
             for target in &addresses {
                 let at = (&*target.to_string(), SERVICE_PORT);
                 // Under which address is the proxy's choice.
-                let answer = place.ask(Asker::Pod(REMOTE), protocol, at)?;
+                let answer = asking::ask(cluster, Asker::Pod(REMOTE), protocol, at)?;
                 ensure!(answer.by == REMOTE, "{answer:?}");
             }
         }
@@ -167,10 +168,10 @@ fn pods_everywhere(cluster: &Cluster) -> Result<Vec<String>> {
 }
 
 /// Waits until a name stands for these addresses.
-fn resolved(place: &Place<'_>, pod: &str, name: &str, addresses: &[IpAddr]) -> Result<()> {
+fn resolved(cluster: &Cluster, pod: &str, name: &str, addresses: &[IpAddr]) -> Result<()> {
     let expected: BTreeSet<_> = addresses.iter().copied().collect();
     until(DEADLINE, "a Service's name", || {
-        let said = place.resolve(pod, name)?;
+        let said = asking::resolve(cluster, pod, name)?;
         ensure!(said == expected, "{name} is {said:?}, not {expected:?}");
         Ok(())
     })
@@ -178,7 +179,12 @@ fn resolved(place: &Place<'_>, pod: &str, name: &str, addresses: &[IpAddr]) -> R
 
 /// Creates a Service in both families, with these further fields of its specification, for pods
 /// with this label `app`, and returns its addresses.
-fn create(cluster: &Cluster, name: &str, app: &str, further: &Value) -> Result<Vec<IpAddr>> {
+pub(crate) fn create(
+    cluster: &Cluster,
+    name: &str,
+    app: &str,
+    further: &Value,
+) -> Result<Vec<IpAddr>> {
     let mut spec = json!({
         "selector": {"app": app},
         "ipFamilyPolicy": "RequireDualStack",

@@ -158,20 +158,7 @@ fn start_pods(cluster: &Cluster) -> Result<()> {
         "whenUnsatisfiable": "DoNotSchedule",
         "labelSelector": {"matchLabels": labels},
     }]);
-    scene::apply(
-        cluster,
-        &json!({
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": ORDINARY, "namespace": NAMESPACE},
-            "spec": {
-                "replicas": 2,
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": spec},
-            },
-        }),
-    )?;
-    cluster.wait_rolled_out(NAMESPACE, &format!("deployment/{ORDINARY}"))?;
+    scene::deploy(cluster, ORDINARY, 2, spec)?;
     cluster.wait_rolled_out("kube-system", "deployment/coredns")
 }
 

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -129,18 +127,11 @@ fn name_the_image_anew(cluster: &Cluster) -> Result<()> {
 /// Applies a kustomization of one's own over `deploy/`, as its README has it.
 fn another_image(cluster: &Cluster) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
-    let (from, to) = (folder.path().canonicalize()?, deploy.canonicalize()?);
-    // kustomize takes no absolute path.
-    let up = "../".repeat(from.components().count() - 1);
-    let resource = format!("{up}{}", to.strip_prefix("/")?.display());
-    fs::write(
-        folder.path().join("kustomization.yaml"),
-        format!("resources: [{resource}]\nimages: [{{name: {IMAGE}, newTag: {OTHER_TAG}}}]\n"),
-    )?;
-    let path = from.to_str().context("a temporary folder's name is text")?;
-    let apply = ["apply", "-k", path];
-    cluster.plane().kubectl(&apply, "").map(drop)
+    let images = format!("images: [{{name: {IMAGE}, newTag: {OTHER_TAG}}}]");
+    let text = format!("resources: [DEPLOY]\n{images}\n");
+    podwire::write_kustomization(folder.path(), &text)?;
+    let path = folder.path().to_str();
+    podwire::apply(cluster, path.context("a temporary folder's name is text")?)
 }
 
 /// What was lost meanwhile.

@@ -25,7 +25,9 @@ use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
     #[expect(clippy::print_stderr, reason = "the reason of the exit code")]
-    if let Err(error) = control_plane::build_servers().and_then(|()| reading::build()) {
+    if let Err(error) =
+        control_plane::build_servers().and_then(|()| podwire_testbed::keyctl::build())
+    {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }

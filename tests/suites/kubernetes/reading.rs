@@ -1,14 +1,11 @@
 //! `keyctl` on a real API server.
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
-
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::agent_view::{CONVERGENCE, status};
 use podwire_testbed::control_plane::{Server, user_token};
+use podwire_testbed::keyctl::{self, Run};
 use podwire_testbed::suite::{Context, Test};
-use podwire_testbed::{ControlPlane, Testbed, binaries, until};
+use podwire_testbed::{ControlPlane, Testbed, until};
 use serde_json::Value;
 
 use crate::scene::mesh;
@@ -18,41 +15,9 @@ pub(crate) const TESTS: &[Test] = &[(
     keyctl_reads,
 )];
 
-static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-
-/// Builds `keyctl`; to be called before the sandbox is entered.
-pub(crate) fn build() -> Result<()> {
-    let built = binaries::keyctl()?;
-    PROGRAM.get_or_init(|| built);
-    Ok(())
-}
-
-/// What a run of it came to.
-#[derive(Debug)]
-struct Run {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-/// Runs it on node 1 as this user.
-fn keyctl(bed: &Testbed, cluster: &ControlPlane, user: &str, arguments: &[&str]) -> Result<Run> {
-    let kubeconfig = bed.folder().join(format!("kubeconfig-of-{user}"));
-    cluster.write_kubeconfig(&kubeconfig, &user_token(user))?;
-    let mut command = Command::new(PROGRAM.get().context("keyctl was not built")?);
-    command
-        .args(arguments)
-        .arg("--kubeconfig")
-        .arg(&kubeconfig)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let output = bed.node(1).namespace().spawn(command)?.wait_with_output()?;
-    Ok(Run {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout)?,
-        err: String::from_utf8(output.stderr)?,
-    })
+/// Runs it as this user.
+fn run_as(bed: &Testbed, cluster: &ControlPlane, user: &str, arguments: &[&str]) -> Result<Run> {
+    keyctl::run(bed, cluster, &user_token(user), arguments)
 }
 
 fn keyctl_reads(context: &Context) -> Result<()> {
@@ -60,7 +25,7 @@ fn keyctl_reads(context: &Context) -> Result<()> {
     let role = ["--clusterrole=podwire-operator", "--user=alice"];
     let binding = ["create", "clusterrolebinding", "podwire-operators"];
     cluster.kubectl(&[&binding[..], &role].concat(), "")?;
-    let alice = |arguments: &[&str]| keyctl(&bed, &cluster, "alice", arguments);
+    let alice = |arguments: &[&str]| run_as(&bed, &cluster, "alice", arguments);
     until(CONVERGENCE, "all to be well", || {
         let run = alice(&["status"])?;
         ensure!(run.code == Some(0), "{run:?}");
@@ -94,7 +59,7 @@ fn keyctl_reads(context: &Context) -> Result<()> {
     let run = alice(&["verify"])?;
     ensure!(run.code == Some(3) && run.out.contains(policy), "{run:?}");
     // Who has no right is told so in one sentence, as is who gets no answer.
-    let run = keyctl(&bed, &cluster, "mallory", &["status"])?;
+    let run = run_as(&bed, &cluster, "mallory", &["status"])?;
     let is_sentence = |run: &Run| run.out.is_empty() && run.err.lines().count() == 1;
     ensure!(run.code == Some(5) && is_sentence(&run), "{run:?}");
     cluster.stop_server(Server::ApiServer)?;

@@ -1,0 +1,57 @@
+//! `keyctl` against a control plane, as a user runs it.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result};
+
+use crate::binaries;
+use crate::control_plane::ControlPlane;
+use crate::testbed::Testbed;
+
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// What a run of it came to.
+#[derive(Debug)]
+pub struct Run {
+    /// The exit code.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub out: String,
+    /// What it complained of.
+    pub err: String,
+}
+
+/// Builds it; to be called before the sandbox is entered.
+///
+/// # Errors
+/// As [`binaries::keyctl`].
+pub fn build() -> Result<()> {
+    let built = binaries::keyctl()?;
+    PROGRAM.get_or_init(|| built);
+    Ok(())
+}
+
+/// Runs it on node 1 as whoever has this token.
+///
+/// # Errors
+/// When it was not built, cannot be started, or prints no text.
+pub fn run(bed: &Testbed, plane: &ControlPlane, token: &str, arguments: &[&str]) -> Result<Run> {
+    let kubeconfig = bed.folder().join("kubeconfig-of-keyctl");
+    plane.write_kubeconfig(&kubeconfig, token)?;
+    let mut command = Command::new(PROGRAM.get().context("keyctl was not built")?);
+    command
+        .args(arguments)
+        .arg("--kubeconfig")
+        .arg(&kubeconfig)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = bed.node(1).namespace().spawn(command)?.wait_with_output()?;
+    Ok(Run {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout)?,
+        err: String::from_utf8(output.stderr)?,
+    })
+}
