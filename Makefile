@@ -62,6 +62,15 @@ test-image: image ## What the agent's image holds, and that this is enough
 e2e: setup servers-nodes image ## On whole real clusters: kubelets, containerd, kube-proxy, real pods (needs Go and root)
 	$(IMAGE_MADE) $(CARGO) test --locked -p podwire-testbed --test e2e
 
+.PHONY: servers-conformance
+servers-conformance: ## What real nodes run, and Kubernetes' own tests of a cluster (needs Go)
+	@tests/setup conformance
+	@tests/servers/build conformance
+
+.PHONY: conformance
+conformance: servers-conformance image ## Kubernetes' own tests of networks, on plain routes and on Podwire (needs Go and root)
+	PODWIRE_SOAK=1 $(IMAGE_MADE) $(LONG) --test e2e
+
 .PHONY: cluster
 cluster: setup servers-nodes ## A whole real cluster until Ctrl-C (needs Go and root; CLUSTER: its flags)
 	$(CARGO) run --locked -p podwire-testbed --bin cluster -- $(CLUSTER)
@@ -91,10 +100,11 @@ deny: ## Licences, sources and duplicate crates of every dependency (needs cargo
 	cargo-deny --offline check licenses bans sources
 
 .PHONY: soak
-soak: build servers ## What takes longer than a test may; its results go to tests/results (needs Go)
+soak: build servers ## What takes longer than a test may; its results go to tests/results (needs Go and root)
 	$(LONG) --test soak
 	PODWIRE_SOAK=1 $(LONG) --test kubernetes -- an_agent_among_thousands
 	PODWIRE_SOAK=1 $(LONG) --test faults --test healing --test attacks --test chaos
+	$(MAKE) conformance
 	$(MAKE) fuzz
 
 # Of each fuzz target.

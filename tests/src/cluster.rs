@@ -20,6 +20,7 @@
 
 mod archive;
 mod cgroup;
+mod conformance_images;
 mod image;
 mod images;
 mod machine;
@@ -44,6 +45,7 @@ use crate::sandbox;
 use crate::testbed::Testbed;
 use crate::until::until;
 
+pub use conformance_images::{IMAGE_REGISTRIES, conformance_images};
 pub use images::{POD_IMAGE, POLICY_ENGINE_IMAGE, policy_engine_image};
 pub use node::ClusterNode;
 pub use services::{ProxyMode, Service};
@@ -92,6 +94,14 @@ pub fn enter() -> Result<()> {
 /// As [`enter`].
 pub fn enter_with_policy_engine() -> Result<()> {
     enter_with(control_plane::build_policy_servers)
+}
+
+/// As [`enter`], with Kubernetes' own tests and what [`conformance_images`] has.
+///
+/// # Errors
+/// As [`enter`].
+pub fn enter_with_conformance() -> Result<()> {
+    enter_with(control_plane::build_conformance)
 }
 
 fn enter_with(build: impl FnOnce() -> Result<()>) -> Result<()> {

@@ -51,7 +51,9 @@ use layout::Layout;
 
 pub use agent_credentials::{AGENT_NAMESPACE, AGENT_USER, AgentCredentials};
 pub use audit::AuditEvent;
-pub use programs::{build_node_servers, build_policy_servers, build_servers, program};
+pub use programs::{
+    build_conformance, build_node_servers, build_policy_servers, build_servers, program,
+};
 pub use server::{API_PORT, Server, WITHOUT_WATCH_LIST};
 pub use snapshot::Snapshot;
 pub(crate) use static_tokens::PROXY_TOKEN;

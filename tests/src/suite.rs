@@ -140,6 +140,15 @@ pub fn run_on_real_nodes(tests: Vec<Test>) -> ExitCode {
     })
 }
 
+/// As [`run_on_real_nodes`], with Kubernetes' own tests.
+#[must_use]
+pub fn run_conformance(tests: Vec<Test>) -> ExitCode {
+    run_with(cases(tests), 1, || {
+        cluster::enter_with_conformance()?;
+        Ok(None)
+    })
+}
+
 /// Runs tests that start no agent.
 #[must_use]
 pub fn run_without_agents(tests: Vec<Test>) -> ExitCode {

@@ -20,29 +20,32 @@ const NAME_ANNOTATION: &str = "io.containerd.image.name";
 
 /// Writes an image: its name, its one layer, and what its containers start.
 pub(super) fn write(path: &Path, name: &str, layer: Archive, entrypoint: &[&str]) -> Result<()> {
+    let image = Image {
+        name,
+        entrypoint,
+        arguments: &[],
+    };
+    write_all(path, layer, &[image])
+}
+
+/// One of the images that share a layer.
+pub(super) struct Image<'a> {
+    pub(super) name: &'a str,
+    /// What its containers start.
+    pub(super) entrypoint: &'a [&'a str],
+    /// With what, unless a pod says.
+    pub(super) arguments: &'a [&'a str],
+}
+
+/// Writes images of the same one layer.
+pub(super) fn write_all(path: &Path, layer: Archive, images: &[Image<'_>]) -> Result<()> {
     let mut layout = Layout::default();
     let layer = layout.add(LAYER, &layer.finish())?;
-    let config = json!({
-        "architecture": architecture(),
-        "os": "linux",
-        "config": {
-            "Entrypoint": entrypoint,
-            "Env": ["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-        },
-        // Not compressed: the digest is the layer's own.
-        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
-    });
-    let config = layout.add(CONFIG, config.to_string().as_bytes())?;
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": config,
-        "layers": [layer],
-    });
-    let mut manifest = layout.add(MANIFEST, manifest.to_string().as_bytes())?;
-    manifest["annotations"] = json!({NAME_ANNOTATION: name});
-    manifest["platform"] = json!({"architecture": architecture(), "os": "linux"});
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [manifest]});
+    let mut manifests = Vec::new();
+    for image in images {
+        manifests.push(layout.add_image(image, &layer)?);
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
     let mut archive = layout.0;
     archive.file("index.json", 0o644, index.to_string().as_bytes())?;
     archive.file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -54,6 +57,32 @@ pub(super) fn write(path: &Path, name: &str, layer: Archive, entrypoint: &[&str]
 struct Layout(Archive);
 
 impl Layout {
+    /// Adds an image and returns the descriptor of its manifest.
+    fn add_image(&mut self, image: &Image<'_>, layer: &Value) -> Result<Value> {
+        let config = json!({
+            "architecture": architecture(),
+            "os": "linux",
+            "config": {
+                "Entrypoint": image.entrypoint,
+                "Cmd": image.arguments,
+                "Env": ["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            },
+            // Not compressed: the digest is the layer's own.
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+        });
+        let config = self.add(CONFIG, config.to_string().as_bytes())?;
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": config,
+            "layers": [layer],
+        });
+        let mut manifest = self.add(MANIFEST, manifest.to_string().as_bytes())?;
+        manifest["annotations"] = json!({NAME_ANNOTATION: image.name});
+        manifest["platform"] = json!({"architecture": architecture(), "os": "linux"});
+        Ok(manifest)
+    }
+
     /// Adds a blob and returns its descriptor.
     fn add(&mut self, media_type: &str, blob: &[u8]) -> Result<Value> {
         let mut sum = String::new();

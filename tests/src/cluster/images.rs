@@ -48,7 +48,7 @@ pub(super) fn write_all(folder: &Path) -> Result<Vec<PathBuf>> {
     pod.folder("etc", 0o755)?;
     pod.file("etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\n")?;
     pod.file("bin/pod-tools", 0o755, &tools)?;
-    add_busybox(&mut pod)?;
+    add_busybox(&mut pod, &BROKEN_APPLETS)?;
     image::write(&files[2], POD_IMAGE, pod, &["/bin/pod-tools", "pause"])?;
     Ok(files.into())
 }
@@ -69,7 +69,8 @@ pub fn policy_engine_image(folder: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-fn add_busybox(archive: &mut Archive) -> Result<()> {
+/// Adds busybox under all its names in `bin` but these.
+pub(super) fn add_busybox(archive: &mut Archive, without: &[&str]) -> Result<()> {
     let path = find_program("busybox").context("busybox is missing: make setup installs it")?;
     let busybox = fs::read(&path)?;
     // Of a dynamic one an image has no loader.
@@ -81,7 +82,7 @@ fn add_busybox(archive: &mut Archive) -> Result<()> {
     archive.file("bin/busybox", 0o755, &busybox)?;
     let applets = Command::new(&path).arg("--list").output()?;
     for applet in String::from_utf8_lossy(&applets.stdout).lines() {
-        if applet != "busybox" && !BROKEN_APPLETS.contains(&applet) {
+        if applet != "busybox" && !without.contains(&applet) {
             archive.link(&format!("bin/{applet}"), "busybox")?;
         }
     }

@@ -38,6 +38,14 @@ pub fn build_policy_servers() -> Result<()> {
     build("policy")
 }
 
+/// As [`build_node_servers`], with Kubernetes' own tests: another five minutes.
+///
+/// # Errors
+/// As [`build_servers`].
+pub fn build_conformance() -> Result<()> {
+    build("conformance")
+}
+
 fn build(set: &str) -> Result<()> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/build");
     let output = Command::new(&script)

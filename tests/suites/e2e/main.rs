@@ -3,6 +3,7 @@
 //! `make e2e` runs it, as root; plain `cargo test` does not (`test = false` in the manifest).
 
 mod asking;
+mod conformance;
 mod hosts;
 mod leftovers;
 mod modes;
@@ -31,6 +32,9 @@ fn main() -> ExitCode {
     if let Err(error) = keyctl::build() {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
+    }
+    if suite::is_soak() {
+        return suite::run_conformance(conformance::TESTS.to_vec());
     }
     let suites: [&[Test]; 10] = [
         rollout::TESTS,
