@@ -34,9 +34,6 @@ const DECLARED: u8 = 3;
 /// Its containers may not open the TUN device.
 const DENIED: u8 = 4;
 
-const OVERLAY: &str = "overlays/host-network-nodes";
-const ITS_DAEMON_SET: &str = "daemonset/podwire-agent-host-network";
-
 /// Where metrics are.
 const METRICS_PORT: u16 = 9587;
 
@@ -66,9 +63,7 @@ fn prepare(cluster: &Cluster) -> Result<()> {
     cluster
         .node(DENIED)
         .run("sh", &["-ec", RUNTIME_WITHOUT_TUN], "")?;
-    let node = cluster.node(DECLARED).name();
-    let label = ["label", "node", node, "podwire.dev/mode=host-network"];
-    cluster.plane().kubectl(&label, "").map(drop)
+    podwire::label_host_network(cluster, DECLARED)
 }
 
 fn name(number: u8) -> String {
@@ -92,8 +87,8 @@ fn plaintext_peers(number: u8) -> Vec<String> {
 fn plaintext_is_seen(context: &Context) -> Result<()> {
     let (bed, cluster) = scene::cluster(context, NODES, &podwire::plan()?)?;
     prepare(&cluster)?;
-    podwire::roll_out(&cluster, OVERLAY)?;
-    cluster.wait_rolled_out(podwire::NAMESPACE, ITS_DAEMON_SET)?;
+    podwire::roll_out(&cluster, podwire::SINGLE_NODES)?;
+    cluster.wait_rolled_out(podwire::NAMESPACE, podwire::SINGLE_NODES_DAEMON_SET)?;
     cluster.wait_ready()?;
     scene::pods_everywhere(&cluster)?;
     for (from, to) in [(1, 2), (2, 1)] {
@@ -120,7 +115,36 @@ fn plaintext_is_seen(context: &Context) -> Result<()> {
         "DeviceUnusable",
         "denied to this container",
     )?;
-    keyctl_tells(&bed, &cluster)
+    keyctl_tells(&bed, &cluster)?;
+    none_is_mounted(&cluster)
+}
+
+/// An agent that nobody has told its mode, in a container without the device, finds that out.
+fn none_is_mounted(cluster: &Cluster) -> Result<()> {
+    let (namespace, what) = (podwire::NAMESPACE, podwire::SINGLE_NODES_DAEMON_SET);
+    let set = [
+        "--namespace",
+        namespace,
+        "set",
+        "env",
+        what,
+        "PODWIRE_MODE=auto",
+    ];
+    cluster.plane().kubectl(&set, "")?;
+    cluster.wait_rolled_out(namespace, what)?;
+    event_tells(
+        cluster,
+        DECLARED,
+        "DeviceUnusable",
+        "/dev/net/tun is missing",
+    )?;
+    agent_tells(cluster, DECLARED)?;
+    for other in others(DECLARED) {
+        until(DEADLINE, "a pod of another node", || {
+            reached(cluster, DECLARED, other)
+        })?;
+    }
+    Ok(())
 }
 
 /// The pods of two nodes.
@@ -245,7 +269,7 @@ fn strict_refuses(context: &Context) -> Result<()> {
     podwire::write_kustomization(folder.path(), STRICT_AND_SINGLE_NODES)?;
     let own = folder.path().to_str().context("a path that is text")?;
     podwire::apply(&cluster, own)?;
-    cluster.wait_rolled_out(podwire::NAMESPACE, ITS_DAEMON_SET)?;
+    cluster.wait_rolled_out(podwire::NAMESPACE, podwire::SINGLE_NODES_DAEMON_SET)?;
     scene::create_pods_everywhere(&cluster)?;
     for from in 1..=DECLARED {
         // Each pod reaches itself: it is there, and asks as it should.

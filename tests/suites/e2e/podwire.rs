@@ -17,6 +17,17 @@ pub(crate) const NAMESPACE: &str = "podwire-system";
 
 pub(crate) const DAEMON_SET: &str = "daemonset/podwire-agent";
 
+/// The overlay for single nodes that are not to encrypt, and its DaemonSet for them.
+pub(crate) const SINGLE_NODES: &str = "overlays/host-network-nodes";
+pub(crate) const SINGLE_NODES_DAEMON_SET: &str = "daemonset/podwire-agent-host-network";
+
+/// Makes a node one of these.
+pub(crate) fn label_host_network(cluster: &Cluster, number: u8) -> Result<()> {
+    let node = cluster.node(number).name();
+    let label = ["label", "node", node, "podwire.dev/mode=host-network"];
+    cluster.plane().kubectl(&label, "").map(drop)
+}
+
 /// A cluster whose nodes have the image.
 pub(crate) fn plan() -> Result<ClusterPlan> {
     let image = std::env::var_os(IMAGE_VARIABLE);

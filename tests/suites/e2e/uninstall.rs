@@ -38,13 +38,11 @@ const FOREIGN_TABLES: &str = "table ip podwire {\n  chain output {\n    \
     type filter hook output priority 10; policy accept;\n    counter accept\n  }\n}\n\
     table inet podwired {\n  set cluster { type ipv4_addr; }\n}\n";
 
+/// Is not to encrypt, and so has an agent of another DaemonSet.
+const HOST_NETWORK: u8 = 2;
+
 /// What an installed node has in any case.
-const OURS: [&str; 4] = [
-    "podwire0",
-    "podwire-bridge",
-    "inet podwire {",
-    "/run/podwire/",
-];
+const OURS: [&str; 3] = ["podwire-bridge", "inet podwire {", "/run/podwire/"];
 
 /// The label `app` of ordinary pods.
 const ORDINARY: &str = "ordinary";
@@ -64,20 +62,28 @@ fn uninstalled(context: &Context) -> Result<()> {
         give_foreign_things(&cluster, node)?;
         before.push(configuration(node)?);
     }
-    podwire::roll_out(&cluster, "")?;
+    podwire::label_host_network(&cluster, HOST_NETWORK)?;
+    podwire::roll_out(&cluster, podwire::SINGLE_NODES)?;
+    cluster.wait_rolled_out(podwire::NAMESPACE, podwire::SINGLE_NODES_DAEMON_SET)?;
     cluster.wait_ready()?;
     start_pods(&cluster)?;
     for (node, before) in cluster.nodes().iter().zip(&before) {
         let installed = configuration(node)?;
         let new: Vec<_> = installed.difference(before).collect();
+        let has = |ours: &str| new.iter().any(|line| line.contains(ours));
         for ours in OURS {
-            let seen = new.iter().any(|line| line.contains(ours));
-            ensure!(seen, "the check sees no {ours} in {new:#?}");
+            ensure!(has(ours), "the check sees no {ours} in {new:#?}");
         }
+        let encrypts = node.number() != HOST_NETWORK;
+        ensure!(has("link show: podwire0") == encrypts, "{new:#?}");
         let record = annotations(&cluster, node.name())?;
-        ensure!(record.contains_key("podwire.dev/public-key"), "{record:?}");
+        let has_key = record.contains_key("podwire.dev/public-key");
+        ensure!(has_key == encrypts && !record.is_empty(), "{record:?}");
     }
     end_pods(&cluster)?;
+    // As deploy/README.md has it: the clean-up knows one DaemonSet alone.
+    let unlabel = ["label", "node", "--all", "podwire.dev/mode-"];
+    cluster.plane().kubectl(&unlabel, "")?;
     podwire::roll_out(&cluster, "cleanup")?;
     podwire::delete(&cluster)?;
     for (node, before) in cluster.nodes().iter().zip(&before) {
