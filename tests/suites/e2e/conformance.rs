@@ -144,13 +144,9 @@ fn table(plain: &Outcomes, podwire: &Outcomes) -> String {
     );
     let names: BTreeSet<_> = plain.keys().chain(podwire.keys()).collect();
     for name in names {
-        let of = |outcomes: &Outcomes| {
-            outcomes
-                .get(name)
-                .map_or("not run", String::as_str)
-                .to_owned()
-        };
-        let _ = writeln!(text, "| {name} | {} | {} |", of(plain), of(podwire));
+        let [plain, podwire] =
+            [plain, podwire].map(|outcomes| outcomes.get(name).map_or("not run", String::as_str));
+        let _ = writeln!(text, "| {name} | {plain} | {podwire} |");
     }
     text
 }
