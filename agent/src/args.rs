@@ -92,25 +92,8 @@ pub(crate) struct RunArgs {
     /// UDP port of lane 0; lane i listens on this port plus i.
     #[arg(long, env = "PODWIRE_LISTEN_PORT", default_value_t = 51880, value_parser = port)]
     pub(crate) listen_port: u16,
-    /// Name of the TUN device.
-    #[arg(long, env = "PODWIRE_DEVICE", default_value = "podwire0")]
-    pub(crate) device: String,
-    /// Folder of keys, epoch and the last known mesh; survives reboots.
-    #[arg(
-        long,
-        env = "PODWIRE_STATE_DIR",
-        default_value = "/var/lib/podwire",
-        value_name = "PATH"
-    )]
-    pub(crate) state_dir: PathBuf,
-    /// Folder of the sockets; emptied by a reboot.
-    #[arg(
-        long,
-        env = "PODWIRE_RUN_DIR",
-        default_value = "/run/podwire",
-        value_name = "PATH"
-    )]
-    pub(crate) run_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) own: OwnArgs,
     #[command(flatten)]
     pub(crate) cni: CniArgs,
     /// Where Prometheus metrics are served.
@@ -147,6 +130,30 @@ pub(crate) struct RunArgs {
     /// How log lines look.
     #[arg(long, env = "PODWIRE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
+}
+
+/// What the agent has on its node.
+#[derive(Debug, Args)]
+pub(crate) struct OwnArgs {
+    /// Name of the TUN device.
+    #[arg(long, env = "PODWIRE_DEVICE", default_value = "podwire0")]
+    pub(crate) device: String,
+    /// Folder of keys, epoch and the last known mesh; survives reboots.
+    #[arg(
+        long,
+        env = "PODWIRE_STATE_DIR",
+        default_value = "/var/lib/podwire",
+        value_name = "PATH"
+    )]
+    pub(crate) state_dir: PathBuf,
+    /// Folder of the sockets and of the CNI configuration; emptied by a reboot.
+    #[arg(
+        long,
+        env = "PODWIRE_RUN_DIR",
+        default_value = "/run/podwire",
+        value_name = "PATH"
+    )]
+    pub(crate) run_dir: PathBuf,
 }
 
 /// Where Nodes are found; a pod's own API server unless told.
@@ -213,26 +220,12 @@ pub(crate) struct QueryArgs {
 
 /// `podwire-agent cleanup`.
 #[derive(Debug, Args)]
+#[command(mut_arg("state_dir", |arg| arg.help(
+    "State folder of the agent, which must not be running; kept unless told otherwise"
+)))]
 pub(crate) struct CleanupArgs {
-    /// Name of the TUN device.
-    #[arg(long, env = "PODWIRE_DEVICE", default_value = "podwire0")]
-    pub(crate) device: String,
-    /// State folder of the agent, which must not be running; kept unless told otherwise.
-    #[arg(
-        long,
-        env = "PODWIRE_STATE_DIR",
-        default_value = "/var/lib/podwire",
-        value_name = "PATH"
-    )]
-    pub(crate) state_dir: PathBuf,
-    /// Folder of the agent's sockets and of the CNI configuration.
-    #[arg(
-        long,
-        env = "PODWIRE_RUN_DIR",
-        default_value = "/run/podwire",
-        value_name = "PATH"
-    )]
-    pub(crate) run_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) own: OwnArgs,
     /// Folder in which the agent has made the link to the CNI configuration [default: none].
     #[arg(long, env = "PODWIRE_CNI_CONFIGURATION_DIRECTORY", value_name = "PATH")]
     pub(crate) cni_configuration_directory: Option<PathBuf>,

@@ -11,8 +11,8 @@ use podwire_registry::kubernetes::{Access, AccessError};
 
 use crate::admin::SOCKET_NAME;
 use crate::args::{
-    CipherArg, CleanupArgs, CniArgs, CniPluginArg, HostNetworkPeersArg, ModeArg, RegistryArgs,
-    RunArgs,
+    CipherArg, CleanupArgs, CniArgs, CniPluginArg, HostNetworkPeersArg, ModeArg, OwnArgs,
+    RegistryArgs, RunArgs,
 };
 use crate::cni_files::CniFiles;
 use crate::transport::Offloads;
@@ -100,10 +100,13 @@ impl CleanupConfig {
     /// What was meant by what was typed. Without a name no record is removed.
     pub(crate) fn new(args: CleanupArgs, is_in_pod: bool) -> Result<Self, ConfigError> {
         let CleanupArgs {
-            device,
-            state_dir,
+            own:
+                OwnArgs {
+                    device,
+                    state_dir,
+                    run_dir,
+                },
             remove_state,
-            run_dir,
             cni_configuration_directory,
             node_name,
             registry,
@@ -206,9 +209,12 @@ impl Config {
             no_endpoint,
             lanes,
             listen_port,
-            device,
-            state_dir,
-            run_dir,
+            own:
+                OwnArgs {
+                    device,
+                    state_dir,
+                    run_dir,
+                },
             cni,
             metrics_address,
             offload,

@@ -108,7 +108,7 @@ impl Range {
 }
 
 /// The address so many further; the caller stays within a prefix.
-fn moved(address: IpAddr, by: i8) -> IpAddr {
+pub(crate) fn moved(address: IpAddr, by: i8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4).wrapping_add_signed(by.into())).into(),
         IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6).wrapping_add_signed(by.into())).into(),

@@ -1,9 +1,10 @@
-//! What is found at a host that keeps pods from working, and that Podwire never changes: it is an
-//! operator's, or another program's. Each is told with its remedy.
+//! What is found at a host that keeps pods from working, or cannot be looked at, and that Podwire
+//! never changes: it is an operator's, or another program's. Each is told with its remedy.
 
 use std::fmt;
 
 use crate::needed_traffic::Filtered;
+use crate::packet_filter::TooMuch;
 use crate::pod_mtu::OtherMtu;
 use crate::reverse_path::StrictWay;
 
@@ -42,6 +43,8 @@ pub enum Finding {
     StrictWay(StrictWay),
     /// A packet filter drops what is needed.
     Filtered(Filtered),
+    /// Packet filters are not looked at, since there are too many.
+    FiltersNotLookedAt(TooMuch),
 }
 
 /// The kinds of them.
@@ -61,11 +64,13 @@ pub enum Kind {
     StrictWay,
     /// [`Finding::Filtered`].
     Filtered,
+    /// [`Finding::FiltersNotLookedAt`].
+    FiltersNotLookedAt,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::OtherConfigurationFirst,
         Self::ConfigurationFought,
         Self::PluginsMissing,
@@ -73,6 +78,7 @@ impl Kind {
         Self::BridgeNetfilterOff,
         Self::StrictWay,
         Self::Filtered,
+        Self::FiltersNotLookedAt,
     ];
 
     /// A word for it.
@@ -86,6 +92,7 @@ impl Kind {
             Self::BridgeNetfilterOff => "bridge-netfilter",
             Self::StrictWay => "reverse-path",
             Self::Filtered => "packet-filter",
+            Self::FiltersNotLookedAt => "packet-filter-not-looked-at",
         }
     }
 }
@@ -102,6 +109,7 @@ impl Finding {
             Self::BridgeNetfilterOff { .. } => Kind::BridgeNetfilterOff,
             Self::StrictWay(_) => Kind::StrictWay,
             Self::Filtered(_) => Kind::Filtered,
+            Self::FiltersNotLookedAt(_) => Kind::FiltersNotLookedAt,
         }
     }
 }
@@ -142,6 +150,11 @@ impl fmt::Display for Finding {
                  and the reverse path filter is strict: `sysctl -w net.ipv4.conf.{link}.rp_filter=2`"
             ),
             Self::Filtered(filtered) => filtered.fmt(f),
+            Self::FiltersNotLookedAt(too_much) => write!(
+                f,
+                "the packet filters are not looked at, since they have {too_much}: where pods do \
+                 not reach each other, see by yourself what drops their packets (nft list ruleset)"
+            ),
             Self::BridgeNetfilterOff { settings } => {
                 let settings: Vec<String> = settings.iter().map(|it| format!("{it}=1")).collect();
                 write!(

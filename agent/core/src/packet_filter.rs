@@ -79,6 +79,8 @@ pub enum Hook {
     Input,
     /// What passes.
     Forward,
+    /// What this node sends itself.
+    Output,
     /// What leaves, after it was routed.
     Postrouting,
 }
@@ -88,6 +90,8 @@ pub enum Hook {
 pub struct Chain {
     /// Where packets come to it by themselves; none for one that others lead to.
     pub hook: Option<Hook>,
+    /// Whether they come there before connection tracking has seen them.
+    pub is_before_tracking: bool,
     /// What becomes of a packet that comes to its end there.
     pub drops_by_policy: bool,
     /// Its rules, in order.
@@ -139,10 +143,30 @@ pub enum Expression {
     Match(String, Vec<u8>),
     /// Decides.
     Verdict(Verdict),
-    /// Nothing for a packet: counts, logs, marks.
+    /// Nothing for a packet: counts, logs.
     Nothing,
-    /// What is not understood: goes on or not, and has changed any register.
+    /// Sets that of a packet, for all rules that it comes to from there on.
+    Sets(Property),
+    /// Goes on or not, and has changed any register: decides nothing.
+    Unclear,
+    /// What is not known at all: may decide anything.
     Unknown,
+}
+
+/// More is there than is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TooMuch {
+    /// Of what.
+    pub what: &'static str,
+    /// So much is read.
+    pub limit: usize,
+}
+
+impl fmt::Display for TooMuch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, limit } = self;
+        write!(f, "more than {limit} {what}")
+    }
 }
 
 /// A part of a set.
@@ -157,7 +181,7 @@ pub struct Element {
 }
 
 /// Something of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Property {
     /// Name of the link that it came in by, padded with zeros.
     IncomingLink,
@@ -169,7 +193,7 @@ pub enum Property {
     EtherType,
     /// What is in it, as in an IP header.
     Protocol,
-    /// The mark that this node has set.
+    /// The mark of the packet or of its connection.
     Mark,
     /// What connection tracking knows: one bit of a word.
     ConnectionState,

@@ -19,6 +19,7 @@ use crate::lane::Lane;
 use crate::noise::LaneKey;
 use crate::one_sided::OneSided;
 use crate::own_epoch::OwnEpoch;
+use crate::packet_queue::AllQueues;
 use crate::peer::{Peer, PeerConfig, PeerLane, PeerState};
 use crate::peer_table::PeerTable;
 use crate::receiver_index::ReceiverIndices;
@@ -103,6 +104,7 @@ pub struct Device {
     pub(crate) seed: u64,
     keeps_open: bool,
     pub(crate) own_epoch: OwnEpoch,
+    queues: AllQueues,
     /// Held while the table is replaced.
     writer: Mutex<OneSided>,
     addresses: Vec<IpAddr>,
@@ -148,6 +150,7 @@ impl Device {
             seed,
             keeps_open,
             own_epoch: OwnEpoch::default(),
+            queues: AllQueues::default(),
             writer: Mutex::default(),
             addresses,
         }))
@@ -373,6 +376,7 @@ impl Device {
             indices: &self.indices,
             own_epoch: &self.own_epoch,
             counters,
+            queues: &self.queues,
             keeps_open: self.keeps_open && !peer.config.pair.endpoints.is_empty(),
         }
     }

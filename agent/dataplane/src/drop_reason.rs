@@ -27,7 +27,8 @@ drop_reasons! {
     /// Overlay: the peer's record names no endpoint and the peer has not shown itself yet. Answered
     /// with ICMP unreachable.
     NoEndpoint = "no-endpoint",
-    /// Overlay: pushed out of the queue of a peer without a session by a younger packet.
+    /// Overlay: pushed out of the queue of a peer without a session by a younger packet, or refused
+    /// there since the queues of all peers have no room.
     QueueFull = "no-session-queue-full",
     /// Overlay: waited too long for a session.
     QueueExpired = "no-session-expired",

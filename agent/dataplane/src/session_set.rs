@@ -25,7 +25,7 @@ use crate::endpoint::Endpoint;
 use crate::message::{DATA_OVERHEAD, INITIATION_LENGTH};
 use crate::noise::{HANDSHAKE_ROOM, LaneKey, Received, Tunnel};
 use crate::own_epoch::OwnEpoch;
-use crate::packet_queue::PacketQueue;
+use crate::packet_queue::{AllQueues, PacketQueue};
 use crate::peer::Peer;
 use crate::receiver_index::{Owner, ReceiverIndices, Slot};
 use crate::status::Traffic;
@@ -58,6 +58,7 @@ pub(crate) struct Context<'a> {
     pub(crate) indices: &'a ReceiverIndices,
     pub(crate) own_epoch: &'a OwnEpoch,
     pub(crate) counters: &'a LaneCounters,
+    pub(crate) queues: &'a AllQueues,
     /// The peer cannot reach this node unless this node asks it first.
     pub(crate) keeps_open: bool,
 }
@@ -155,7 +156,7 @@ impl SessionSet {
             own_epoch: context.own_epoch.number(),
             identity: context.identity()?,
             members: Vec::new(),
-            queue: PacketQueue::default(),
+            queue: PacketQueue::new(context.queues),
             endpoint: Endpoint::default(),
             traffic: Traffic::default(),
             is_active: false,
@@ -215,7 +216,7 @@ impl SessionSet {
         self.is_requested |= left != self.endpoint(context) && left.is_some_and(is_named);
     }
 
-    /// Ends every session: the peer is gone.
+    /// Ends every session: the peer is gone, or this lane of it.
     pub(crate) fn close(&mut self, indices: &ReceiverIndices, now: Instant) {
         for member in self.members.drain(..) {
             indices.release(member.slot, now);

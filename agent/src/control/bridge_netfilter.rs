@@ -4,6 +4,7 @@
 
 use ipnet::IpNet;
 use podwire_core::finding::Finding;
+use podwire_core::needed_traffic::FiltersBridged;
 
 /// The settings of the kernel by family, as sysctl(8) names them.
 const IPV4: &str = "net.bridge.bridge-nf-call-iptables";
@@ -11,13 +12,28 @@ const IPV6: &str = "net.bridge.bridge-nf-call-ip6tables";
 
 /// What is off for pods of these CIDRs behind a bridge.
 pub(super) fn finding(own_cidrs: &[IpNet]) -> Option<Finding> {
-    finding_with(own_cidrs, |setting| {
-        let path = format!("/proc/sys/{}", setting.replace('.', "/"));
-        std::fs::read_to_string(path).ok()
-    })
+    finding_with(own_cidrs, read)
 }
 
-/// Without the module there are no such files.
+/// For which family it is on for all that is known.
+pub(super) fn filters_bridged() -> FiltersBridged {
+    let is_on = |setting| !is_off(setting, read);
+    FiltersBridged {
+        ipv4: is_on(IPV4),
+        ipv6: is_on(IPV6),
+    }
+}
+
+fn read(setting: &str) -> Option<String> {
+    let path = format!("/proc/sys/{}", setting.replace('.', "/"));
+    std::fs::read_to_string(path).ok()
+}
+
+/// Without the module there is no such file.
+fn is_off(setting: &str, read: impl Fn(&str) -> Option<String>) -> bool {
+    read(setting).is_none_or(|on| on.trim() == "0")
+}
+
 fn finding_with(own_cidrs: &[IpNet], read: impl Fn(&str) -> Option<String>) -> Option<Finding> {
     let has = |is_ipv6| {
         own_cidrs
@@ -26,7 +42,7 @@ fn finding_with(own_cidrs: &[IpNet], read: impl Fn(&str) -> Option<String>) -> O
     };
     let settings: Vec<&str> = [(IPV4, has(false)), (IPV6, has(true))]
         .into_iter()
-        .filter(|(setting, is_used)| *is_used && read(setting).is_none_or(|on| on.trim() == "0"))
+        .filter(|(setting, is_used)| *is_used && is_off(setting, &read))
         .map(|(setting, _)| setting)
         .collect();
     (!settings.is_empty()).then_some(Finding::BridgeNetfilterOff { settings })

@@ -17,6 +17,7 @@ use super::put_backs::PutBacks;
 use super::repeat_log::{RepeatLog, Summary, in_one_line};
 use super::status::CniStatus;
 use crate::cni_files::{self, Differs, LINK};
+use crate::config::CniConfig;
 
 /// How far this process has come with it.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub(super) struct Cni {
     wanted: Option<Wanted>,
     /// The text that is in place, and to which the link was made.
     in_place: Option<String>,
+    /// Whether somebody has changed it, and it is not put back yet.
+    is_changed: bool,
     put_backs: PutBacks,
     /// Whether one of before is gone, where none is wanted.
     is_removed: bool,
@@ -37,12 +40,63 @@ struct Wanted {
     mtu: u32,
 }
 
+impl Cni {
+    /// Makes it, or puts it back.
+    fn put(&mut self, config: &CniConfig, now: Instant) -> anyhow::Result<()> {
+        let Some(plugin) = config.plugin else {
+            // Of an agent that wrote one: it would come before the one that counts from now on.
+            if !self.is_removed {
+                config.files.remove()?;
+                self.is_removed = true;
+            }
+            return Ok(());
+        };
+        let Some(wanted) = &self.wanted else {
+            return Ok(());
+        };
+        let is_known = self.in_place.as_ref() == Some(&wanted.text);
+        if is_known {
+            let Differs { file, link } = config.files.differs(&wanted.text);
+            self.is_changed = file || link;
+            if !self.put_backs.is_due(self.is_changed, now) {
+                return Ok(());
+            }
+        }
+        // Until it is done, the link may be one that the runtime has seen without its target.
+        self.in_place = None;
+        let differs = config.files.keep(&wanted.text, !is_known)?;
+        self.in_place = Some(wanted.text.clone());
+        self.is_changed = false;
+        let link = config.files.link().display();
+        if !is_known {
+            let (plugin, mtu) = (plugin.as_str(), wanted.mtu);
+            info!(%link, plugin, mtu, "CNI configuration in place: pods can start");
+            return Ok(());
+        }
+        let Differs { file, link: linked } = differs;
+        let wrong = [(file, "its file"), (linked, "its link")].into_iter();
+        let wrong = wrong.filter(|(is_wrong, _)| *is_wrong);
+        let wrong: Vec<String> = wrong.map(|(_, what)| what.to_owned()).collect();
+        if !wrong.is_empty() && self.log.is_news(&wrong, now) {
+            let wrong = in_one_line(&wrong);
+            warn!(%link, wrong, "put back the CNI configuration that somebody else changed");
+        }
+        Ok(())
+    }
+
+    /// Whether the runtime reads what it should.
+    const fn is_in_place(&self) -> bool {
+        self.in_place.is_some() && !self.is_changed
+    }
+}
+
 impl Agent {
     /// Makes the configuration, or puts it back.
     pub(super) fn keep_cni_configuration(&mut self) {
         let wanted = self.want_cni_configuration();
         // What is in place is kept, whatever is wrong with what should be.
-        let put = self.put_cni(Instant::now());
+        let files = self.config.cni.as_ref();
+        let put = files.map_or(Ok(()), |config| self.cni.put(config, Instant::now()));
         let kept = wanted.and(put);
         let what = "cannot keep the CNI configuration, without which no pod starts";
         // A pass in which nothing could be decided mends nothing.
@@ -74,49 +128,6 @@ impl Agent {
         )?;
         let text = CniConfiguration::new(plugin, mtu, &mesh.own.pod_cidrs)?.to_json();
         self.cni.wanted = Some(Wanted { text, mtu });
-        Ok(())
-    }
-
-    fn put_cni(&mut self, now: Instant) -> anyhow::Result<()> {
-        let Some(config) = &self.config.cni else {
-            return Ok(());
-        };
-        let Some(plugin) = config.plugin else {
-            // Of an agent that wrote one: it would come before the one that counts from now on.
-            if !self.cni.is_removed {
-                config.files.remove()?;
-                self.cni.is_removed = true;
-            }
-            return Ok(());
-        };
-        let Some(wanted) = &self.cni.wanted else {
-            return Ok(());
-        };
-        let is_known = self.cni.in_place.as_ref() == Some(&wanted.text);
-        if is_known {
-            let differs = config.files.differs(&wanted.text);
-            if !self.cni.put_backs.is_due(differs.file || differs.link, now) {
-                return Ok(());
-            }
-        }
-        // Until it is done, the link may be one that the runtime has seen without its target.
-        self.cni.in_place = None;
-        let differs = config.files.keep(&wanted.text, !is_known)?;
-        self.cni.in_place = Some(wanted.text.clone());
-        let link = config.files.link().display();
-        if !is_known {
-            let (plugin, mtu) = (plugin.as_str(), wanted.mtu);
-            info!(%link, plugin, mtu, "CNI configuration in place: pods can start");
-            return Ok(());
-        }
-        let Differs { file, link: linked } = differs;
-        let wrong = [(file, "its file"), (linked, "its link")].into_iter();
-        let wrong = wrong.filter(|(is_wrong, _)| *is_wrong);
-        let wrong: Vec<String> = wrong.map(|(_, what)| what.to_owned()).collect();
-        if !wrong.is_empty() && self.cni.log.is_news(&wrong, now) {
-            let wrong = in_one_line(&wrong);
-            warn!(%link, wrong, "put back the CNI configuration that somebody else changed");
-        }
         Ok(())
     }
 
@@ -168,9 +179,130 @@ impl Agent {
         let plugin = config.plugin?;
         Some(CniStatus {
             configuration: config.files.link().display().to_string(),
-            in_place: self.cni.in_place.is_some(),
+            in_place: self.cni.is_in_place(),
             plugin: plugin.as_str().to_owned(),
             mtu: self.cni.wanted.as_ref().map(|wanted| wanted.mtu),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cni_files::CniFiles;
+
+    /// Folders, and what is wanted in them by that plugin.
+    fn wanted(plugin: Option<Plugin>) -> (tempfile::TempDir, CniConfig, Cni) {
+        let root = tempfile::tempdir().expect("folder");
+        let folder = root.path().join("net.d");
+        fs::create_dir(&folder).expect("folder");
+        let config = CniConfig {
+            files: CniFiles::new(root.path().join("run"), folder),
+            plugin,
+            plugin_dir: None,
+        };
+        let wanted = Wanted {
+            text: "one".to_owned(),
+            mtu: 1440,
+        };
+        let cni = Cni {
+            wanted: Some(wanted),
+            ..Cni::default()
+        };
+        (root, config, cni)
+    }
+
+    fn is_whole(config: &CniConfig) -> bool {
+        fs::read_to_string(config.files.link()).is_ok_and(|text| text == "one")
+    }
+
+    #[test]
+    fn what_somebody_changes_is_put_back_and_in_a_fight_it_is_told_while_it_is_not() {
+        let (_root, config, mut cni) = wanted(Some(Plugin::Bridge));
+        let start = Instant::now();
+        assert!(!cni.is_in_place());
+        cni.put(&config, start).expect("made");
+        assert!(cni.is_in_place() && is_whole(&config));
+        let spoil = |number: u64| {
+            if number.is_multiple_of(2) {
+                fs::remove_file(config.files.link()).expect("removed");
+            } else {
+                fs::write(config.files.link(), "another's").expect("written");
+            }
+        };
+        for second in 1..=3 {
+            spoil(second);
+            cni.put(&config, start + Duration::from_secs(second))
+                .expect("put back");
+            assert!(cni.is_in_place() && is_whole(&config), "{second}");
+        }
+        spoil(4);
+        cni.put(&config, start + Duration::from_secs(4))
+            .expect("left");
+        assert!(cni.put_backs.is_fight());
+        assert!(!cni.is_in_place() && !is_whole(&config));
+        cni.put(&config, start + Duration::from_secs(63))
+            .expect("put back");
+        assert!(cni.is_in_place() && is_whole(&config));
+    }
+
+    #[test]
+    fn somebody_who_puts_it_back_by_himself_is_seen() {
+        let (_root, config, mut cni) = wanted(Some(Plugin::Bridge));
+        let start = Instant::now();
+        cni.put(&config, start).expect("made");
+        let target = fs::read_link(config.files.link()).expect("a link");
+        for second in 1..=4 {
+            fs::remove_file(config.files.link()).expect("removed");
+            cni.put(&config, start + Duration::from_secs(second))
+                .expect("put back, or left");
+        }
+        assert!(!cni.is_in_place());
+        std::os::unix::fs::symlink(target, config.files.link()).expect("linked");
+        cni.put(&config, start + Duration::from_secs(5))
+            .expect("seen");
+        assert!(cni.is_in_place());
+    }
+
+    #[test]
+    fn a_new_text_is_in_place_only_once_it_is_written() {
+        let (_root, config, mut cni) = wanted(Some(Plugin::Bridge));
+        let now = Instant::now();
+        cni.put(&config, now).expect("made");
+        fs::remove_file(config.files.link()).expect("removed");
+        fs::create_dir(config.files.link()).expect("a folder in its place");
+        let other = Wanted {
+            text: "two".to_owned(),
+            mtu: 1420,
+        };
+        cni.wanted = Some(other);
+        cni.put(&config, now).expect_err("a folder is in the way");
+        assert!(!cni.is_in_place());
+        fs::remove_dir(config.files.link()).expect("removed");
+        cni.put(&config, now).expect("made");
+        assert!(cni.is_in_place() && !is_whole(&config));
+    }
+
+    #[test]
+    fn one_of_before_is_removed_once_where_none_is_wanted() {
+        let (_root, config, mut cni) = wanted(Some(Plugin::Bridge));
+        let now = Instant::now();
+        cni.put(&config, now).expect("made");
+        let config = CniConfig {
+            plugin: None,
+            ..config
+        };
+        let mut next = Cni::default();
+        next.put(&config, now).expect("removed");
+        assert!(config.files.link().symlink_metadata().is_err());
+        assert!(!next.is_in_place());
+        // An operator's, by the same name.
+        fs::write(config.files.link(), "another's").expect("written");
+        next.put(&config, now).expect("nothing to do");
+        assert!(!is_whole(&config));
+        config.files.link().symlink_metadata().expect("still there");
     }
 }

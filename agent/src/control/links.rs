@@ -4,11 +4,13 @@ use ipnet::IpNet;
 use podwire_core::cni_configuration::BRIDGE;
 use podwire_core::kernel::Underlay;
 use podwire_core::mesh::DesiredMesh;
+use podwire_core::needed_traffic::{Host, needed};
 use podwire_core::reverse_path::strict_ways;
 use podwire_core::underlay_links::underlay_links;
 use tracing::info;
 
 use super::agent::Agent;
+use super::bridge_netfilter::filters_bridged;
 use crate::netlink::is_stale;
 
 impl Agent {
@@ -26,6 +28,15 @@ impl Agent {
         self.underlay_links =
             underlay_links(&self.links, paths, mesh, device, &self.underlay_links);
         self.host_checks.strict_ways = strict_ways(&mesh.own, &self.links, paths);
+        let host = Host {
+            links: &self.links,
+            paths,
+            device,
+            ports: (self.config.listen_port, self.config.last_port()),
+            plugin: self.config.cni.as_ref().and_then(|cni| cni.plugin),
+            filters_bridged: filters_bridged(),
+        };
+        self.host_checks.needed = needed(mesh, host);
         let shared: Vec<_> = self.underlay_links.shared.iter().cloned().collect();
         let problem = (!shared.is_empty()).then(|| {
             format!(

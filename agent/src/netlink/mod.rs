@@ -32,7 +32,7 @@ use podwire_core::kernel::{
     Change, Device, Guard, GuardTable, Kernel, RouteAction, Rule, Underlay,
 };
 use podwire_core::obstacles::Foreign;
-use podwire_core::packet_filter::Ruleset;
+use podwire_core::packet_filter::{Ruleset, TooMuch};
 use podwire_core::underlay_links::Link;
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
@@ -353,7 +353,7 @@ impl Netlink {
         })
     }
 
-    /// The packet filters of others.
+    /// The packet filters of others, unless that is too much.
     ///
     /// # Errors
     ///
@@ -362,7 +362,7 @@ impl Netlink {
         clippy::unused_self,
         reason = "the namespace is that of this connection's thread"
     )]
-    pub(crate) fn packet_filters(&self) -> Result<Ruleset, Error> {
+    pub(crate) fn packet_filters(&self) -> Result<Result<Ruleset, TooMuch>, Error> {
         packet_filter::read().map_err(|source| Error::Read {
             what: "the packet filters",
             source,

@@ -49,6 +49,15 @@ pub(super) struct Dumped {
     pub(super) attributes: Vec<DefaultNla>,
 }
 
+/// How a dump ended.
+enum Dump {
+    Whole,
+    /// The rule set changed under it.
+    Interrupted,
+    /// No more was wanted.
+    Left,
+}
+
 /// A netfilter netlink socket.
 pub(super) struct Nftables {
     socket: Socket,
@@ -127,41 +136,66 @@ impl Nftables {
 
     /// Asks for all objects of a kind in the family of our table.
     pub(super) fn dump(&mut self, message: &NfTablesMessage) -> io::Result<Vec<Dumped>> {
-        self.dump_of(NetfilterProtoFamily::Inet, message)
+        let family = NetfilterProtoFamily::Inet;
+        let all = self.dump_bounded(family, message, usize::MAX, |dumped| Ok((1, Some(dumped))))?;
+        all.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Asks for all objects of a kind in one family, or in all of them (unspecified).
-    pub(super) fn dump_of(
+    /// Asks for all objects of a kind in one family, or in all of them (unspecified). `take` tells
+    /// how much each message is and what is kept of it. None where all that comes is more than
+    /// `most`: the rest is not received.
+    pub(super) fn dump_bounded<T>(
         &mut self,
         family: NetfilterProtoFamily,
         message: &NfTablesMessage,
-    ) -> io::Result<Vec<Dumped>> {
+        most: usize,
+        mut take: impl FnMut(Dumped) -> io::Result<(usize, Option<T>)>,
+    ) -> io::Result<Option<Vec<T>>> {
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(dumped) = self.dump_once(family, message.clone())? {
-                return Ok(dumped);
+            let mut left = most;
+            let mut kept = Vec::new();
+            let dump = self.dump_once(family, message.clone(), |dumped| {
+                let (size, part) = take(dumped)?;
+                let rest = left.checked_sub(size);
+                left = rest.unwrap_or(0);
+                kept.extend(part);
+                Ok(rest.is_some())
+            })?;
+            match dump {
+                Dump::Whole => return Ok(Some(kept)),
+                Dump::Left => {
+                    // The kernel takes no other question until it has sent all answers to this one.
+                    *self = Self::open()?;
+                    return Ok(None);
+                }
+                Dump::Interrupted => {}
             }
         }
         Err(Errno::AGAIN.into())
     }
 
+    /// Dumps until `take` wants no more.
     fn dump_once(
         &mut self,
         family: NetfilterProtoFamily,
         message: NfTablesMessage,
-    ) -> io::Result<Option<Vec<Dumped>>> {
+        mut take: impl FnMut(Dumped) -> io::Result<bool>,
+    ) -> io::Result<Dump> {
         self.request(family, message, NLM_F_DUMP)?;
-        let mut dumped = Vec::new();
-        let mut interrupted = false;
+        let mut end = Dump::Whole;
         loop {
             for message in self.receive()? {
-                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                if message.flags & NLM_F_DUMP_INTR != 0 {
+                    end = Dump::Interrupted;
+                }
                 match message.kind {
                     MESSAGE_ERROR => error(&message.payload)?,
                     MESSAGE_DONE => {
                         error(&message.payload)?;
-                        return Ok((!interrupted).then_some(dumped));
+                        return Ok(end);
                     }
-                    _ => dumped.push(message.dumped()?),
+                    _ if take(message.dumped()?)? => {}
+                    _ => return Ok(Dump::Left),
                 }
             }
         }

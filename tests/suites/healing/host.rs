@@ -18,7 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// As Docker leaves it, and as many a host's own firewall has it.
-const FILTERS: [(&str, &str); 3] = [
+const FILTERS: [(&str, &str); 4] = [
     (
         "ip filter FORWARD",
         "table ip filter {\n  chain FORWARD {\n    \
@@ -38,7 +38,15 @@ const FILTERS: [(&str, &str); 3] = [
         "table ip firewall {\n  chain input {\n    \
          type filter hook input priority 0; policy drop;\n    \
          ct state established,related accept\n    iifname \"lo\" accept\n    \
-         meta l4proto icmp accept\n    tcp dport 22 accept\n  }\n}\n",
+         meta l4proto icmp accept\n    tcp dport 22 accept\n    \
+         # The other lane is forgotten.\n    udp dport 51880 accept\n  }\n}\n",
+    ),
+    (
+        "ip firewall output",
+        "table ip firewall {\n  chain output {\n    \
+         type filter hook output priority 0; policy drop;\n    \
+         ct state established,related accept\n    oifname \"lo\" accept\n    \
+         meta l4proto icmp accept\n    udp dport 53 accept\n  }\n}\n",
     ),
 ];
 
@@ -88,7 +96,7 @@ fn packet_filters(context: &Context) -> Result<()> {
         let text = node.agent_output(&["status"])?;
         ensure!(text.contains(&found), "not in `status`:\n{text}");
         let before = rule_set(node)?;
-        if chain.ends_with("input") {
+        if chain.starts_with("ip firewall") {
             // What is established goes on.
             passes(&bed).context("beside a firewall for new peers")?;
         } else {

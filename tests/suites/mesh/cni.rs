@@ -261,6 +261,9 @@ fn healing(context: &Context) -> Result<()> {
     fs::write(&target, "{}")?;
     looked_at(node, &folder, "+first.conf")?;
     ensure!(fs::read_to_string(&target)? == "{}", "it is fought");
+    wait_status(node, "a configuration that is not in place", |status| {
+        status.cni.as_ref().is_some_and(|cni| !cni.in_place)
+    })?;
     Ok(())
 }
 

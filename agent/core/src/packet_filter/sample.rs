@@ -9,8 +9,8 @@ use super::Hook;
 pub struct Sample {
     /// The hooks that it passes, in order.
     pub hooks: Vec<Hook>,
-    /// Name of the link that it comes in by.
-    pub incoming: String,
+    /// Name of the link that it comes in by; none for what this node sends itself.
+    pub incoming: Option<String>,
     /// Name of the link that it leaves by, once it is routed.
     pub outgoing: Option<String>,
     /// Where it is from.

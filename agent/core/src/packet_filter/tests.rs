@@ -22,6 +22,7 @@ fn ruleset(chains: &[Written<'_>]) -> Ruleset {
                 chain_name,
                 Chain {
                     hook,
+                    is_before_tracking: hook == Some(Hook::Prerouting),
                     drops_by_policy,
                     rules,
                 },
@@ -33,7 +34,7 @@ fn ruleset(chains: &[Written<'_>]) -> Ruleset {
 fn sample() -> Sample {
     Sample {
         hooks: vec![Hook::Prerouting, Hook::Forward, Hook::Postrouting],
-        incoming: "podwire-bridge".to_owned(),
+        incoming: Some("podwire-bridge".to_owned()),
         outgoing: Some("podwire0".to_owned()),
         source: "10.244.1.254".parse().expect("address"),
         destination: "10.244.2.254".parse().expect("address"),
@@ -189,7 +190,7 @@ fn a_rule_of_a_chain_that_is_led_to_is_found_by_its_number() {
 
 #[test]
 fn what_is_not_understood_is_reported_only_where_it_makes_no_difference() {
-    let unclear = || vec![Expression::Unknown];
+    let unclear = || vec![Expression::Unclear];
     let may = |verdict| rule(&[&unclear()], verdict);
     for (rules, expected) in [
         (vec![may(Verdict::Accept)], vec![]),
@@ -201,6 +202,7 @@ fn what_is_not_understood_is_reported_only_where_it_makes_no_difference() {
             vec![],
         ),
         (vec![may(Verdict::Drop)], vec!["FORWARD: policy"]),
+        (vec![unclear()], vec!["FORWARD: policy"]),
         (
             vec![rule(&[&unclear(), &incoming(b"eth0\0")], Verdict::Accept)],
             vec!["FORWARD: policy"],
@@ -212,13 +214,108 @@ fn what_is_not_understood_is_reported_only_where_it_makes_no_difference() {
     // A register that something unclear has written says nothing.
     let stale = rule(
         &[
-            &[Expression::Load(1, Property::Mark)],
+            &source_is(&CLUSTER4)[..1],
             &unclear(),
-            &[Expression::Compare(1, Comparison::Equal, vec![1; 4])],
+            &[Expression::Compare(1, Comparison::Equal, vec![1; 2])],
         ],
         Verdict::Accept,
     );
     assert!(found(&forward(true, vec![stale])).is_empty());
+}
+
+#[test]
+fn what_is_not_known_at_all_may_have_let_it_pass() {
+    let unknown = [Expression::Unknown];
+    let never = incoming(b"eth0\0");
+    for rules in [
+        vec![unknown.to_vec()],
+        vec![rule(&[&unknown], Verdict::Drop)],
+        // It is asked before that.
+        vec![rule(&[&unknown, &never], Verdict::Drop)],
+    ] {
+        assert!(found(&forward(true, rules.clone())).is_empty(), "{rules:?}");
+        assert!(found(&forward(false, rules)).is_empty());
+    }
+    let after = rule(&[&never, &unknown], Verdict::Accept);
+    assert_eq!(found(&forward(true, vec![after])), ["FORWARD: policy"]);
+}
+
+/// nft's `meta mark & BITS == BITS`, and iptables' own.
+fn marked(bits: u32) -> [Vec<Expression>; 2] {
+    let bytes = bits.to_ne_bytes();
+    let native = vec![
+        Expression::Load(1, Property::Mark),
+        Expression::Bitwise {
+            from: 1,
+            to: 1,
+            mask: bytes.to_vec(),
+            flips: vec![0; 4],
+        },
+        Expression::Compare(1, Comparison::Equal, bytes.to_vec()),
+    ];
+    let data = [bytes.as_slice(), &bytes, &[0]].concat();
+    let own = vec![Expression::Match("mark".to_owned(), data)];
+    [native, own]
+}
+
+#[test]
+fn whether_a_mark_is_set_is_not_known_but_for_kube_proxys_own() {
+    for condition in marked(0x4000) {
+        let accept = rule(&[&condition], Verdict::Accept);
+        assert!(found(&forward(true, vec![accept.clone()])).is_empty());
+        let drop = rule(&[&condition], Verdict::Drop);
+        assert!(found(&forward(false, vec![drop])).is_empty());
+        let jump = vec![decide(Verdict::Jump("KUBE-FORWARD".to_owned()))];
+        let with = |first: Vec<Vec<Expression>>| {
+            found(&ruleset(&[
+                ("EARLIER", Some(Hook::Prerouting), false, first),
+                ("FORWARD", Some(Hook::Forward), true, vec![jump.clone()]),
+                ("KUBE-FORWARD", None, false, vec![accept.clone()]),
+            ]))
+        };
+        assert_eq!(with(vec![]), ["FORWARD: policy"]);
+        let sets = [Expression::Sets(Property::Mark)];
+        let unclear = [Expression::Unclear];
+        let never = incoming(b"eth0\0");
+        let part = |parts: &[&[Expression]]| vec![parts.concat()];
+        for first in [
+            part(&[&sets]),
+            part(&[&unclear, &sets]),
+            part(&[&[Expression::Unknown]]),
+            part(&[&[decide(Verdict::Elsewhere)]]),
+            // It would not come there if the state of its connection were known.
+            vec![
+                rule(&[&[conntrack(NEW)]], Verdict::Accept),
+                vec![Expression::Sets(Property::ConnectionState)],
+                sets.to_vec(),
+            ],
+        ] {
+            assert_eq!(with(first.clone()), [""; 0], "{first:?}");
+        }
+        assert_eq!(with(part(&[&never, &sets])), ["FORWARD: policy"]);
+    }
+}
+
+#[test]
+fn the_state_of_a_connection_is_not_known_where_a_rule_may_have_set_it() {
+    let accepted = vec![rule(
+        &[&[conntrack(ESTABLISHED_OR_RELATED)]],
+        Verdict::Accept,
+    )];
+    let with = |first: Expression, hook| {
+        found(&ruleset(&[
+            ("EARLIER", Some(hook), false, vec![vec![first]]),
+            ("FORWARD", Some(Hook::Forward), true, accepted.clone()),
+        ]))
+    };
+    let before = Hook::Prerouting;
+    assert_eq!(with(Expression::Nothing, before), ["FORWARD: policy"]);
+    let elsewhere = decide(Verdict::Elsewhere);
+    for sets in [Expression::Sets(Property::ConnectionState), elsewhere] {
+        assert_eq!(with(sets.clone(), before), [""; 0]);
+        // Too late.
+        assert_eq!(with(sets, Hook::Postrouting), ["FORWARD: policy"]);
+    }
 }
 
 #[test]
@@ -339,6 +436,24 @@ fn before_routing_nobody_knows_by_which_link_a_packet_leaves() {
 }
 
 #[test]
+fn by_which_link_a_packet_of_this_node_came_in_is_not_known() {
+    let sample = Sample {
+        hooks: vec![Hook::Output],
+        incoming: None,
+        ..sample()
+    };
+    let dropped = |rules: Vec<Vec<Expression>>, policy| {
+        let rules = ruleset(&[("OUTPUT", Some(Hook::Output), policy, rules)]);
+        dropping(&rules, &sample).len()
+    };
+    assert_eq!(dropped(vec![], true), 1);
+    let by_link = incoming(b"lo\0");
+    for (verdict, policy) in [(Verdict::Accept, true), (Verdict::Drop, false)] {
+        assert_eq!(dropped(vec![rule(&[&by_link], verdict)], policy), 0);
+    }
+}
+
+#[test]
 fn chains_of_the_other_version_are_not_met_and_loops_end() {
     let mut rules = forward(
         true,
@@ -423,8 +538,8 @@ fn an_ipv6_packet_shows_its_own_header() {
     };
     let chain = Chain {
         hook: Some(Hook::Forward),
-        drops_by_policy: false,
         rules: vec![rule(&[&condition], Verdict::Drop)],
+        ..Chain::default()
     };
     assert_eq!(dropping(&Ruleset::from([(name, chain)]), &sample).len(), 1);
 }

@@ -1,6 +1,6 @@
 //! Sends a sample packet through the rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Chain, ChainName, Comparison, Dropped, Element, Expression, Hook, Property, Ruleset, Sample,
@@ -11,34 +11,50 @@ use super::{
 const DEPTH_MAX: usize = 16;
 
 /// Bits by which connection tracking's state is told (`NF_CT_STATE_BIT`): here, a new one.
-pub(super) const STATE_NEW: u32 = 8;
+const STATE_NEW: u32 = 8;
+
+/// What rules set and others ask for.
+const SETTABLE: [Property; 2] = [Property::Mark, Property::ConnectionState];
+
+/// kube-proxy's chain that accepts by a mark of its own, which it sets on what goes through a
+/// Service: no sample does. Any other mark may be set where nothing is read (chains that translate,
+/// eBPF), so that it is not known.
+const KUBE_PROXY: &str = "KUBE-FORWARD";
 
 /// Every chain that drops this packet, whatever is not understood.
 #[must_use]
 pub fn dropping(ruleset: &Ruleset, sample: &Sample) -> Vec<Dropped> {
     let is_ipv6 = sample.source.is_ipv6();
-    let met = ruleset.iter().filter(|(name, chain)| {
-        name.family.takes(is_ipv6) && chain.hook.is_some_and(|hook| sample.hooks.contains(&hook))
+    let met: Vec<(&ChainName, &Chain, Hook)> = ruleset
+        .iter()
+        .filter(|(name, _)| name.family.takes(is_ipv6))
+        .filter_map(|(name, chain)| Some((name, chain, chain.hook?)))
+        .filter(|(_, _, hook)| sample.hooks.contains(hook))
+        .collect();
+    // With less that is known, it may come to more rules, and each may set something.
+    let anything = BTreeSet::from(SETTABLE);
+    let walks = met.iter().map(|(name, chain, hook)| {
+        let base = (*hook, chain.is_before_tracking);
+        let mut walk = Walk::new(ruleset, sample, base, &anything);
+        walk.chain(name, DEPTH_MAX);
+        walk.sets
     });
-    met.filter_map(|(name, chain)| {
-        let mut walk = Walk {
-            ruleset,
-            sample,
-            hook: chain.hook?,
-            known: BTreeMap::new(),
-        };
-        let outcome = walk.chain(name, DEPTH_MAX);
-        let rule = match outcome.fate {
-            Fate::Dropped(chain, number) => Some((chain, number)),
-            Fate::End if chain.drops_by_policy => None,
-            Fate::End | Fate::Accepted => return None,
-        };
-        (!outcome.may_pass).then(|| Dropped {
-            base: name.clone(),
-            rule,
+    let set: BTreeSet<Property> = walks.flatten().collect();
+    met.into_iter()
+        .filter_map(|(name, chain, hook)| {
+            let base = (hook, chain.is_before_tracking);
+            let outcome = Walk::new(ruleset, sample, base, &set).chain(name, DEPTH_MAX);
+            let rule = match outcome.fate {
+                Fate::Dropped(chain, number) => Some((chain, number)),
+                Fate::End if chain.drops_by_policy => None,
+                Fate::End | Fate::Accepted => return None,
+            };
+            (!outcome.may_pass).then(|| Dropped {
+                base: name.clone(),
+                rule,
+            })
         })
-    })
-    .collect()
+        .collect()
 }
 
 /// Where a packet comes to in a chain.
@@ -60,11 +76,33 @@ struct Walk<'a> {
     ruleset: &'a Ruleset,
     sample: &'a Sample,
     hook: Hook,
+    is_before_tracking: bool,
+    /// What rules may have set before: not known, then.
+    set: &'a BTreeSet<Property>,
+    /// What rules on this way may set.
+    sets: BTreeSet<Property>,
     /// Of chains that it came to: many rules may lead to the same one, and so on from there.
     known: BTreeMap<ChainName, Outcome>,
 }
 
 impl<'a> Walk<'a> {
+    const fn new(
+        ruleset: &'a Ruleset,
+        sample: &'a Sample,
+        (hook, is_before_tracking): (Hook, bool),
+        set: &'a BTreeSet<Property>,
+    ) -> Self {
+        Self {
+            ruleset,
+            sample,
+            hook,
+            is_before_tracking,
+            set,
+            sets: BTreeSet::new(),
+            known: BTreeMap::new(),
+        }
+    }
+
     fn chain(&mut self, name: &ChainName, depth: usize) -> Outcome {
         if let Some(known) = self.known.get(name) {
             return known.clone();
@@ -74,6 +112,7 @@ impl<'a> Walk<'a> {
             may_pass: true,
         };
         let Some(chain) = self.ruleset.get(name).filter(|_| depth > 0) else {
+            self.may_set_anything();
             return unclear;
         };
         // For a chain that leads back to itself, which the kernel refuses.
@@ -87,7 +126,7 @@ impl<'a> Walk<'a> {
         let end = |fate, may_pass| Outcome { fate, may_pass };
         let mut may_pass = false;
         for (number, rule) in (1..).zip(&chain.rules) {
-            let Some((is_certain, verdict)) = self.rule(rule) else {
+            let Some((is_certain, verdict)) = self.rule(&name.chain, rule) else {
                 continue;
             };
             let (target, is_goto) = match verdict {
@@ -98,7 +137,12 @@ impl<'a> Walk<'a> {
                 Verdict::Return if is_certain => return end(Fate::End, may_pass),
                 // Whether or not it is dropped here, what comes next tells of the rest.
                 Verdict::Drop => continue,
-                Verdict::Accept | Verdict::Return | Verdict::Elsewhere => {
+                Verdict::Elsewhere => {
+                    self.may_set_anything();
+                    may_pass = true;
+                    continue;
+                }
+                Verdict::Accept | Verdict::Return => {
                     may_pass = true;
                     continue;
                 }
@@ -124,13 +168,13 @@ impl<'a> Walk<'a> {
 
     /// What a rule decides, and whether it surely does; none for one that surely does not, or
     /// decides nothing.
-    fn rule<'r>(&self, rule: &'r [Expression]) -> Option<(bool, &'r Verdict)> {
+    fn rule<'r>(&mut self, chain: &str, rule: &'r [Expression]) -> Option<(bool, &'r Verdict)> {
         let mut registers = Registers::new();
         let (mut is_certain, mut verdict) = (true, None);
         for expression in rule {
             let goes_on = match expression {
                 Expression::Load(register, property) => {
-                    put(&mut registers, *register, self.property(*property));
+                    put(&mut registers, *register, self.property(*property, chain));
                     Some(true)
                 }
                 Expression::Bitwise {
@@ -139,13 +183,8 @@ impl<'a> Walk<'a> {
                     mask,
                     flips,
                 } => {
-                    let bits = mask.iter().zip(flips);
-                    let value: Option<Vec<u8>> = registers.get(from).map(|value| {
-                        let bytes = value.iter().zip(bits);
-                        bytes
-                            .map(|(byte, (mask, flip))| (byte & mask) ^ flip)
-                            .collect()
-                    });
+                    let value = registers.get(from);
+                    let value = value.map(|value| bitwise(value, mask, flips));
                     put(&mut registers, *to, value);
                     Some(true)
                 }
@@ -157,11 +196,9 @@ impl<'a> Walk<'a> {
                     is_inverted,
                     from,
                     to,
-                } => registers.get(register).and_then(|value| {
-                    let value = value.get(..from.len())?;
-                    let is_within = from.as_slice() <= value && value <= to.as_slice();
-                    Some(is_within != *is_inverted)
-                }),
+                } => registers
+                    .get(register)
+                    .and_then(|value| Some(is_within(value, from, to)? != *is_inverted)),
                 Expression::Lookup {
                     register,
                     is_inverted,
@@ -173,16 +210,24 @@ impl<'a> Walk<'a> {
                     }
                     Some(found.is_some() != *is_inverted)
                 }),
-                Expression::Match(name, data) => iptables::goes_on(name, data),
+                Expression::Match(name, data) => {
+                    let (mark, state) = (self.mark(chain), self.connection_state());
+                    iptables::goes_on(name, data, mark, state)
+                }
                 Expression::Verdict(decided) => {
                     verdict = Some(decided);
                     Some(true)
                 }
                 Expression::Nothing => Some(true),
-                Expression::Unknown => {
+                Expression::Sets(property) => {
+                    self.may_set(*property);
+                    Some(true)
+                }
+                Expression::Unclear => {
                     registers.clear();
                     None
                 }
+                Expression::Unknown => return Some((false, &Verdict::Elsewhere)),
             };
             match goes_on {
                 Some(true) => {}
@@ -193,14 +238,37 @@ impl<'a> Walk<'a> {
         verdict.map(|verdict| (is_certain, verdict))
     }
 
-    fn property(&self, property: Property) -> Option<Vec<u8>> {
+    /// What connection tracking knows, no rule changes after it.
+    fn may_set(&mut self, property: Property) {
+        if property != Property::ConnectionState || self.is_before_tracking {
+            self.sets.insert(property);
+        }
+    }
+
+    fn may_set_anything(&mut self) {
+        for property in SETTABLE {
+            self.may_set(property);
+        }
+    }
+
+    fn mark(&self, chain: &str) -> Option<u32> {
+        (chain == KUBE_PROXY && !self.set.contains(&Property::Mark)).then_some(0)
+    }
+
+    fn connection_state(&self) -> Option<u32> {
+        (!self.set.contains(&Property::ConnectionState)).then_some(STATE_NEW)
+    }
+
+    /// None where it is not known.
+    fn property(&self, property: Property, chain: &str) -> Option<Vec<u8>> {
         let sample = self.sample;
         let is_ipv6 = sample.source.is_ipv6();
         match property {
-            Property::IncomingLink => Some(link_name(&sample.incoming)),
+            // Of one that there is not, some kernels show an empty name, others none.
+            Property::IncomingLink => sample.incoming.as_deref().map(link_name),
             Property::OutgoingLink => match self.hook {
                 Hook::Prerouting => None,
-                Hook::Input | Hook::Forward | Hook::Postrouting => {
+                Hook::Input | Hook::Forward | Hook::Output | Hook::Postrouting => {
                     sample.outgoing.as_deref().map(link_name)
                 }
             },
@@ -211,8 +279,12 @@ impl<'a> Walk<'a> {
                 Some(number.to_be_bytes().to_vec())
             }
             Property::Protocol => Some(vec![sample.protocol.number()]),
-            Property::Mark | Property::ConnectionStatus => Some(vec![0; 4]),
-            Property::ConnectionState => Some(STATE_NEW.to_ne_bytes().to_vec()),
+            Property::Mark => self.mark(chain).map(|mark| mark.to_ne_bytes().to_vec()),
+            Property::ConnectionStatus => Some(vec![0; 4]),
+            Property::ConnectionState => {
+                let state = self.connection_state();
+                state.map(|state| state.to_ne_bytes().to_vec())
+            }
             Property::NetworkHeader(offset, length) => {
                 part(&sample.network_header(), offset, length)
             }
@@ -232,6 +304,18 @@ fn put(registers: &mut Registers, register: u32, value: Option<Vec<u8>>) {
         Some(value) => registers.insert(register, value),
         None => registers.remove(&register),
     };
+}
+
+fn is_within(value: &[u8], from: &[u8], to: &[u8]) -> Option<bool> {
+    let value = value.get(..from.len())?;
+    Some(from <= value && value <= to)
+}
+
+fn bitwise(value: &[u8], mask: &[u8], flips: &[u8]) -> Vec<u8> {
+    let bytes = value.iter().zip(mask.iter().zip(flips));
+    bytes
+        .map(|(byte, (mask, flip))| (byte & mask) ^ flip)
+        .collect()
 }
 
 /// The element that has a value: a range goes from a key to the next one. None where that is not

@@ -1,10 +1,14 @@
 //! The peer table: what a change touches and what it leaves alone.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
+use podwire_core::key::PrivateKey;
+use podwire_dataplane::packet_queue::{ALL_QUEUES_BYTES, QUEUE_PACKETS};
 use podwire_dataplane::{DropReason, PeerState};
+use zeroize::Zeroizing;
 
-use crate::packets::Packet;
+use crate::packets::{Packet, pod_ipv4};
 use crate::simulation::{Network, milliseconds, seconds};
 
 #[test]
@@ -222,4 +226,50 @@ fn an_output_that_is_full_loses_nothing() {
     }
     network.run(milliseconds(1));
     network.assert_all_delivered(1, 101);
+}
+
+#[test]
+fn what_waits_for_all_peers_is_bounded_together_until_they_are_gone() {
+    const LENGTH: usize = 1400;
+    let mut network = Network::new(&[1, 1]);
+    network.lose(|_| true);
+    let numbers = 0..400_u16;
+    let pod = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        Ipv4Addr::new(10, 100 + high, low, 2)
+    };
+    let silent = numbers.clone().map(|number| {
+        let mut peer = network.record(1);
+        let mut key = Zeroizing::new([7; 32]);
+        key[..2].copy_from_slice(&number.to_be_bytes());
+        peer.pair.lanes[0].key = PrivateKey::from_random(key).public_key();
+        peer.allowed_ips = vec![IpAddr::from(pod(number)).into()];
+        let name = format!("silent-{number}").parse().expect("a name");
+        (name, peer)
+    });
+    let silent: BTreeMap<_, _> = silent.collect();
+    let node = &network.nodes[0];
+    node.device.set_peers(&silent, network.now);
+    for number in numbers.clone() {
+        let packet = Packet::between(pod_ipv4(0).into(), pod(number).into()).length(LENGTH);
+        network.send_all(0, 0, &vec![packet.bytes(); QUEUE_PACKETS]);
+    }
+    let node = &network.nodes[0];
+    let peers = node.device.peers(network.now).into_iter();
+    let waiting: usize = peers.map(|peer| peer.lanes[0].queued).sum();
+    assert!(waiting * LENGTH <= ALL_QUEUES_BYTES, "{waiting} wait");
+    assert!(
+        waiting * (LENGTH + 100) > ALL_QUEUES_BYTES,
+        "{waiting} wait"
+    );
+    let sent = numbers.len() * QUEUE_PACKETS;
+    let dropped = node.dropped(DropReason::QueueFull);
+    assert_eq!(dropped, u64::try_from(sent - waiting).expect("fits"));
+    // Now there is room again.
+    network.publish_to(0);
+    for n in 0..100 {
+        network.ping(0, 1, n);
+    }
+    assert_eq!(network.lane_status(0, 1, 0).queued, 100);
+    assert_eq!(network.nodes[0].dropped(DropReason::QueueFull), dropped);
 }

@@ -37,6 +37,8 @@ mod attribute {
     /// Of iptables' own matches.
     pub(super) const MATCH_REVISION: u16 = 2;
     pub(super) const MATCH_DATA: u16 = 3;
+    /// Of `objref`.
+    pub(super) const OBJECT_KIND: u16 = 1;
     pub(super) const LOOKUP_SET: u16 = 1;
     pub(super) const LOOKUP_SOURCE: u16 = 2;
     pub(super) const LOOKUP_DESTINATION: u16 = 3;
@@ -54,12 +56,37 @@ const REGISTER_VERDICT: u32 = 0;
 const FLAG_END: u32 = 1;
 const FLAG_ALL_OTHERS: u32 = 2;
 
+/// What goes on or not, or writes a register, and decides nothing, whatever it is about.
+const UNDECIDED: [&str; 21] = [
+    "bitwise",
+    "byteorder",
+    "cmp",
+    "connlimit",
+    "ct",
+    "dynset",
+    "exthdr",
+    "fib",
+    "flow_offload",
+    "hash",
+    "limit",
+    "match",
+    "meta",
+    "numgen",
+    "osf",
+    "payload",
+    "quota",
+    "range",
+    "rt",
+    "socket",
+    "xfrm",
+];
+
 /// The expressions of a rule; what is not known is told apart. What is in a set is asked for, and
 /// is none where that would be too much.
-pub(super) fn expressions(
+pub(super) fn expressions<E: From<io::Error>>(
     list: &[u8],
-    mut elements: impl FnMut(&str) -> io::Result<Option<Vec<Element>>>,
-) -> io::Result<Vec<Expression>> {
+    mut elements: impl FnMut(&str) -> Result<Option<Vec<Element>>, E>,
+) -> Result<Vec<Expression>, E> {
     attributes_in(list)?
         .iter()
         .map(|element| {
@@ -72,15 +99,21 @@ pub(super) fn expressions(
             if name == "lookup" {
                 return attributes.lookup(&mut elements);
             }
-            Ok(attributes.expression(name).unwrap_or(Expression::Unknown))
+            let is_undecided = UNDECIDED.contains(&name);
+            Ok(attributes.expression(name).unwrap_or(if is_undecided {
+                Expression::Unclear
+            } else {
+                Expression::Unknown
+            }))
         })
         .collect()
 }
 
-/// What is in a message about elements; none where it has one for all others, or ranges of several
-/// values in one.
-pub(super) fn elements_in(list: &[u8]) -> io::Result<Option<Vec<Element>>> {
+/// How many elements are in a message about them, and which; none where it has one for all others,
+/// or ranges of several values in one.
+pub(super) fn elements_in(list: &[u8]) -> io::Result<(usize, Option<Vec<Element>>)> {
     let elements = attributes_in(list)?;
+    let count = elements.len();
     let elements = elements.iter().map(|element| {
         let element = Attributes(attributes_in(&value(element))?);
         let flags = element.number(attribute::ELEMENT_FLAGS).unwrap_or(0);
@@ -95,7 +128,8 @@ pub(super) fn elements_in(list: &[u8]) -> io::Result<Option<Vec<Element>>> {
         });
         Ok(element.filter(|_| flags & FLAG_ALL_OTHERS == 0 && !has_key_end))
     });
-    elements.collect()
+    let elements: io::Result<Option<Vec<Element>>> = elements.collect();
+    Ok((count, elements?))
 }
 
 /// The bytes of the attribute of this number.
@@ -114,12 +148,11 @@ impl Attributes {
         match name {
             "meta" => match self.number(attribute::DESTINATION) {
                 Some(register) => Some(Expression::Load(register, self.meta()?)),
-                // It sets a mark or the like.
-                None => Some(Expression::Nothing),
+                None => Some(Expression::Sets(self.meta()?)),
             },
             "ct" => match self.number(attribute::DESTINATION) {
                 Some(register) => Some(Expression::Load(register, self.connection()?)),
-                None => Some(Expression::Nothing),
+                None => Some(Expression::Sets(self.connection()?)),
             },
             "payload" => {
                 let register = self.number(attribute::DESTINATION)?;
@@ -145,11 +178,23 @@ impl Attributes {
             "queue" | "fwd" | "dup" | "tproxy" | "synproxy" => {
                 Some(Expression::Verdict(Verdict::Elsewhere))
             }
-            "counter" | "log" | "last" | "notrack" | "objref" | "flow_offload" => {
-                Some(Expression::Nothing)
-            }
+            "counter" | "log" | "last" => Some(Expression::Nothing),
+            "notrack" => Some(Expression::Sets(Property::ConnectionState)),
+            "objref" => self.object(),
             _ => None,
         }
+    }
+
+    /// `NFT_OBJECT_*`. None for one that answers for the packet's receiver, and for what a map
+    /// names.
+    fn object(&self) -> Option<Expression> {
+        Some(match self.number(attribute::OBJECT_KIND)? {
+            // Counter, helper, tunnel, timeout, secmark, expectation.
+            1 | 3 | 6..=9 => Expression::Nothing,
+            // Quota, limit, limit of connections.
+            2 | 4 | 5 => Expression::Unclear,
+            _ => return None,
+        })
     }
 
     /// `NFT_META_*`.
@@ -217,20 +262,20 @@ impl Attributes {
         })
     }
 
-    fn lookup(
+    fn lookup<E>(
         &self,
-        elements: &mut impl FnMut(&str) -> io::Result<Option<Vec<Element>>>,
-    ) -> io::Result<Expression> {
+        elements: &mut impl FnMut(&str) -> Result<Option<Vec<Element>>, E>,
+    ) -> Result<Expression, E> {
         let decides = match self.number(attribute::LOOKUP_DESTINATION) {
             None => false,
             Some(REGISTER_VERDICT) => true,
             // A value, for a register that then is not known.
-            Some(_) => return Ok(Expression::Unknown),
+            Some(_) => return Ok(Expression::Unclear),
         };
         let unknown = if decides {
             Expression::Verdict(Verdict::Elsewhere)
         } else {
-            Expression::Unknown
+            Expression::Unclear
         };
         let set = value_of(&self.0, attribute::LOOKUP_SET).unwrap_or_default();
         let set = String::from_utf8_lossy(&set);
@@ -274,9 +319,12 @@ impl Attributes {
     fn target(&self) -> Expression {
         match self.name().unwrap_or_default().as_str() {
             "REJECT" => Expression::Verdict(Verdict::Drop),
-            "LOG" | "NFLOG" | "MARK" | "CONNMARK" | "TCPMSS" | "CT" | "TRACE" | "CLASSIFY"
-            | "DSCP" | "TOS" => Expression::Nothing,
-            _ => Expression::Verdict(Verdict::Elsewhere),
+            "LOG" | "NFLOG" | "TCPMSS" | "TRACE" | "CLASSIFY" | "DSCP" | "TOS" => {
+                Expression::Nothing
+            }
+            "MARK" | "CONNMARK" => Expression::Sets(Property::Mark),
+            "CT" | "NOTRACK" => Expression::Sets(Property::ConnectionState),
+            _ => Expression::Unknown,
         }
     }
 
