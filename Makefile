@@ -8,7 +8,7 @@ LONG := PODWIRE_RESULTS=$(CURDIR)/tests/results $(CARGO) test --locked --release
 
 .PHONY: help
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: ## Install what is missing when allowed, else name it
@@ -19,7 +19,8 @@ build: setup ## Build the agent, keyctl and the lab, optimised
 	$(CARGO) build --release --locked -p podwire-agent -p keyctl -p podwire-testbed --bins
 
 # For tests of the image that `make image` has made.
-IMAGE_MADE := PODWIRE_IMAGE=$(abspath $(or $(CARGO_TARGET_DIR),target))/image/podwire-agent.tar
+IMAGE_FILE := $(abspath $(or $(CARGO_TARGET_DIR),target))/image/podwire-agent.tar
+IMAGE_MADE := PODWIRE_IMAGE=$(IMAGE_FILE)
 
 .PHONY: image
 image: setup ## The agent's image as an OCI tarball, without a container engine (IMAGE: its name)
@@ -59,7 +60,7 @@ test-image: image ## What the agent's image holds, and that this is enough
 	$(IMAGE_MADE) $(CARGO) test --locked -p podwire-testbed --test image
 
 .PHONY: e2e
-e2e: setup servers-nodes image ## On whole real clusters: kubelets, containerd, kube-proxy, real pods (needs Go and root)
+e2e: servers-nodes setup image ## On whole real clusters: kubelets, containerd, kube-proxy, real pods (needs Go and root)
 	$(IMAGE_MADE) $(CARGO) test --locked -p podwire-testbed --test e2e
 
 .PHONY: servers-conformance
@@ -72,8 +73,8 @@ conformance: servers-conformance image ## Kubernetes' own tests of networks, on 
 	PODWIRE_SOAK=1 $(IMAGE_MADE) $(LONG) --test e2e
 
 .PHONY: cluster
-cluster: setup servers-nodes ## A whole real cluster until Ctrl-C (needs Go and root; CLUSTER: its flags)
-	$(CARGO) run --locked -p podwire-testbed --bin cluster -- $(CLUSTER)
+cluster: servers-nodes setup image ## A whole real cluster with the image until Ctrl-C (needs Go and root; CLUSTER: its flags)
+	$(CARGO) run --locked -p podwire-testbed --bin cluster -- --image $(IMAGE_FILE) $(CLUSTER)
 
 # For every agent of the suites, whose flags these are.
 FALLBACKS := TESTBED_PODWIRE_CIPHER=aws-lc \

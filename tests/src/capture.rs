@@ -11,6 +11,7 @@ mod ring;
 mod tally;
 
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -130,6 +131,11 @@ impl Capture {
     /// From now on counts frames with this cookie anywhere.
     pub fn search_for(&self, cookie: &Cookie) {
         self.progress().tally.search_for(cookie);
+    }
+
+    /// From now on frames between a pod and one of these hosts are no offence.
+    pub(crate) fn excuse(&self, hosts: &[IpAddr]) {
+        self.progress().tally.excuse(hosts);
     }
 
     /// Searches whole frames for cookies, which is the default, or reads headers only: for

@@ -25,6 +25,7 @@ mod image;
 mod images;
 mod machine;
 mod node;
+pub(crate) mod pods;
 mod root;
 mod services;
 
@@ -41,11 +42,12 @@ use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 
 use crate::control_plane::{self, ControlPlane};
+use crate::cookie::Cookie;
 use crate::sandbox;
 use crate::testbed::Testbed;
 use crate::until::until;
 
-pub use conformance_images::{IMAGE_REGISTRIES, conformance_images};
+pub use conformance_images::{IMAGE_REGISTRIES, IMAGE_REGISTRIES_VARIABLE, conformance_images};
 pub use images::{POD_IMAGE, POLICY_ENGINE_IMAGE, policy_engine_image};
 pub use node::ClusterNode;
 pub use services::{ProxyMode, Service};
@@ -135,6 +137,7 @@ pub struct Cluster {
     bed: Arc<Testbed>,
     folder: PathBuf,
     images: Vec<PathBuf>,
+    secret: String,
 }
 
 impl Cluster {
@@ -157,6 +160,8 @@ impl Cluster {
         let mut images = images::write_all(&folder)?;
         images.extend(plan.images.iter().cloned());
         let logs = bed.folder().join("logs");
+        let (cookie, secret) = Cookie::random_text();
+        bed.capture().search_for(&cookie);
         let make = |node| ClusterNode::new(node, plan.proxy, &name, &folder, &logs);
         let cluster = Self {
             nodes: bed.nodes().iter().map(make).collect(),
@@ -164,6 +169,7 @@ impl Cluster {
             bed: Arc::clone(bed),
             folder,
             images,
+            secret,
         };
         cluster.on_all(|node| cluster.boot_anew(node))?;
         for node in &cluster.nodes {
@@ -178,6 +184,12 @@ impl Cluster {
     #[must_use]
     pub fn plane(&self) -> &ControlPlane {
         &self.plane
+    }
+
+    /// What pods say to each other: no frame of the underlay may have it in the clear.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.secret
     }
 
     /// All nodes, in order.

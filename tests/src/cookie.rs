@@ -35,6 +35,13 @@ impl Cookie {
         Self(bytes)
     }
 
+    /// A new one that is text: half as random, which still no chance makes.
+    pub(crate) fn random_text() -> (Self, String) {
+        let text = format!("{:016x}", random_number());
+        let bytes = text.as_bytes().first_chunk();
+        (Self(*bytes.expect("sixteen digits")), text)
+    }
+
     /// The bytes to search for.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {

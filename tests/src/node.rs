@@ -1,7 +1,7 @@
 //! A node: a namespace on the underlay with a bridge, pods behind it, and an agent's process.
 
 mod agent;
-mod agent_log;
+pub(crate) mod agent_log;
 mod clock;
 mod mute;
 mod reboot;

@@ -30,7 +30,7 @@ const HOLD_VARIABLE: &str = "PODWIRE_TESTBED_HOLD";
 /// Tests at a time: each has several busy processes already.
 const TEST_THREADS: usize = 2;
 
-/// Set by `make soak`: a suite runs its long cases instead of its short ones.
+/// Set by `make soak` and `make conformance`: a suite runs its long cases instead of its short ones.
 const SOAK_VARIABLE: &str = "PODWIRE_SOAK";
 
 /// Whether this run is for the cases that take longer than `make test` may.

@@ -1,4 +1,4 @@
-// The real Kubernetes servers of the tests: `../build` makes them.
+// Kubernetes' own tests of a cluster: `../build` makes them.
 module podwire/tests/servers/conformance
 
 go 1.26.0

@@ -115,6 +115,8 @@ pub(super) struct Tally {
     pod_cidrs: Vec<IpNet>,
     wireguard_ports: Range<u16>,
     cookies: Vec<Finder<'static>>,
+    /// Hosts that may talk with pods in the clear.
+    excused: Vec<IpAddr>,
     report: CaptureReport,
 }
 
@@ -124,12 +126,17 @@ impl Tally {
             pod_cidrs,
             wireguard_ports,
             cookies: Vec::new(),
+            excused: Vec::new(),
             report: CaptureReport::default(),
         }
     }
 
     pub(super) fn search_for(&mut self, cookie: &Cookie) {
         self.cookies.push(Finder::new(cookie.bytes()).into_owned());
+    }
+
+    pub(super) fn excuse(&mut self, hosts: &[IpAddr]) {
+        self.excused.extend(hosts);
     }
 
     pub(super) fn report(&self) -> CaptureReport {
@@ -148,7 +155,9 @@ impl Tally {
         report.total.add(wire_bytes);
         let mut offence = None;
         if parsed.layers.iter().any(|layer| {
-            in_any(&self.pod_cidrs, layer.source) != in_any(&self.pod_cidrs, layer.destination)
+            let ends = [layer.source, layer.destination];
+            let [from_pod, to_pod] = ends.map(|end| in_any(&self.pod_cidrs, end));
+            from_pod != to_pod && !ends.iter().any(|end| self.excused.contains(end))
         }) {
             report.one_sided.add(wire_bytes);
             offence = Some(Offence::OneSided);

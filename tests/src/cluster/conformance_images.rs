@@ -14,9 +14,14 @@ use super::images::add_busybox;
 use crate::control_plane::program;
 use crate::sandbox::find_program;
 
-/// A file for `KUBE_TEST_REPO_LIST`: where the suite believes its images to be.
-pub const IMAGE_REGISTRIES: &str =
-    "promoterE2eRegistry: podwire.test/e2e\ngcRegistry: podwire.test/e2e\n";
+/// The variable by which Kubernetes' tests are told where their images are said to be.
+pub const IMAGE_REGISTRIES_VARIABLE: &str = "KUBE_TEST_REPO_LIST";
+
+/// The file for it beside the images.
+pub const IMAGE_REGISTRIES: &str = "registries.yaml";
+
+/// What it says.
+const REGISTRIES: &str = "promoterE2eRegistry: podwire.test/e2e\ngcRegistry: podwire.test/e2e\n";
 
 /// What `agnhost` has beside it in its own image, under the names there. Busybox's `nc` does no
 /// UDP, and its `nslookup` is not BIND's.
@@ -29,7 +34,7 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("nslookup", "nslookup"),
 ];
 
-/// The folder of shared libraries, in which a loader looks first when it is told so.
+/// A folder in which every loader looks for shared libraries.
 const LIBRARIES: &str = "lib";
 
 /// Writes the images into a folder, named as the suite's program names them, and returns the file.
@@ -39,11 +44,11 @@ const LIBRARIES: &str = "lib";
 /// # Errors
 /// When a program is missing, and the file system's.
 pub fn conformance_images(folder: &Path) -> Result<PathBuf> {
-    let registries = folder.join("registries.yaml");
-    fs::write(&registries, IMAGE_REGISTRIES)?;
+    let registries = folder.join(IMAGE_REGISTRIES);
+    fs::write(&registries, REGISTRIES)?;
     let listed = Command::new(program("e2e.test")?)
         .arg("--list-images")
-        .env("KUBE_TEST_REPO_LIST", &registries)
+        .env(IMAGE_REGISTRIES_VARIABLE, &registries)
         .output()
         .context("asking Kubernetes' tests for the images that they use")?;
     ensure!(

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use super::machine::Machine;
+use super::pods::KEPT;
 use super::root;
 use super::services::{self, ProxyMode, Service};
 use crate::address::IpVersion;
@@ -308,7 +309,7 @@ impl ClusterNode {
                     let name = [self.name().into(), pod.file_name(), container.file_name()]
                         .map(|part: std::ffi::OsString| part.to_string_lossy().into_owned())
                         .join(".");
-                    let name = format!("pod.{name}.{}", log.file_name().to_string_lossy());
+                    let name = format!("{KEPT}{name}.{}", log.file_name().to_string_lossy());
                     // For people: a log that cannot be kept is no failure of a test.
                     let _ = fs::copy(log.path(), self.logs.join(name));
                 }

@@ -14,7 +14,7 @@ pub(super) fn error_lines(log: &Path) -> Vec<String> {
 }
 
 /// The text format of the agent's log: a time, then the level.
-fn is_error(line: &str) -> bool {
+pub(crate) fn is_error(line: &str) -> bool {
     let level = line.split_whitespace().nth(1);
     level == Some("ERROR") || (line.starts_with("thread '") && line.contains("panicked at"))
 }

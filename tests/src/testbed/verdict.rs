@@ -1,12 +1,14 @@
 //! What must be true of a testbed at the end of every test.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::{MutexGuard, PoisonError};
 
 use anyhow::{Result, bail, ensure};
 
 use super::Testbed;
 use crate::capture::CaptureReport;
+use crate::cluster::pods;
 
 /// What the underlay may have carried at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,11 @@ impl Testbed {
         self.expectations().one_sided = true;
     }
 
+    /// Declares that these hosts send to pods, and are answered, in the clear.
+    pub fn allow_one_sided_with(&self, hosts: &[IpAddr]) {
+        self.capture.excuse(hosts);
+    }
+
     /// Declares that agents may log errors that contain `text`.
     pub fn expect_error(&self, text: &str) {
         self.expectations().errors.push(text.to_owned());
@@ -63,19 +70,18 @@ impl Testbed {
     /// Everything that does not hold.
     pub fn check(&self) -> Result<CaptureReport> {
         let mut faults = String::new();
+        let mut logged = pods::error_lines(&self.folder().join("logs"));
         for node in &self.nodes {
             if let Err(error) = node.check_agent_alive() {
                 let _ = writeln!(faults, "{error:#}");
             }
-            for line in node.error_lines() {
-                if !self
-                    .expectations()
-                    .errors
-                    .iter()
-                    .any(|text| line.contains(text))
-                {
-                    let _ = writeln!(faults, "{} logged: {line}", node.name());
-                }
+            let lines = node.error_lines().into_iter();
+            logged.extend(lines.map(|line| (node.name().to_owned(), line)));
+        }
+        for (who, line) in logged {
+            let expected = &self.expectations().errors;
+            if !expected.iter().any(|text| line.contains(text)) {
+                let _ = writeln!(faults, "{who} logged: {line}");
             }
         }
         let report = self.capture.report();

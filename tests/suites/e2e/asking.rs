@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::control_plane::program;
-use podwire_testbed::{Cluster, Host};
+use podwire_testbed::{Cluster, Host, IpVersion, address};
 
 use crate::scene::{self, NAMESPACE, PORT};
 
@@ -70,6 +70,20 @@ pub(crate) fn tools(cluster: &Cluster, asker: Asker<'_>, arguments: &[&str]) -> 
     }
 }
 
+/// What is asked: between pods what nobody on the way may read.
+fn text<'a>(cluster: &'a Cluster, asker: Asker<'_>, target: &str) -> &'a str {
+    let is_pods = |address: IpAddr| {
+        let cidr = address::cluster_cidr(IpVersion::of(address));
+        cidr.contains(&address)
+    };
+    let is_from_pod = matches!(asker, Asker::Pod(_) | Asker::Container(..));
+    if is_from_pod && target.parse().is_ok_and(is_pods) {
+        cluster.secret()
+    } else {
+        "hello"
+    }
+}
+
 /// Asks once.
 pub(crate) fn ask(
     cluster: &Cluster,
@@ -77,7 +91,8 @@ pub(crate) fn ask(
     protocol: &str,
     (target, port): (&str, &str),
 ) -> Result<Answer> {
-    let question = ["probe", "-for", PATIENCE, protocol, target, port, "hello"];
+    let text = text(cluster, asker, target);
+    let question = ["probe", "-for", PATIENCE, protocol, target, port, text];
     Answer::parse(&tools(cluster, asker, &question)?)
 }
 
@@ -126,7 +141,8 @@ pub(crate) fn unanswered(
         for target in targets.iter().map(IpAddr::to_string) {
             let question = || format!("{asker:?} asks {target} port {port} over {protocol}");
             let options = ["probe", "-for", IMPATIENCE];
-            let probe = [&options[..], &[protocol, &target, port, "hello"]].concat();
+            let text = text(cluster, asker, &target);
+            let probe = [&options[..], &[protocol, &target, port, text]].concat();
             match tools(cluster, asker, &probe) {
                 Ok(answer) => bail!("{}: {answer}", question()),
                 Err(error) => {

@@ -11,10 +11,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::cluster::{IMAGE_REGISTRIES, conformance_images};
+use podwire_testbed::cluster::{IMAGE_REGISTRIES, IMAGE_REGISTRIES_VARIABLE, conformance_images};
 use podwire_testbed::control_plane::{ADMIN_TOKEN, program};
 use podwire_testbed::suite::{Context, Test};
-use podwire_testbed::{Cluster, IpVersion, Testbed, results};
+use podwire_testbed::{Cluster, IpVersion, Testbed, address, results};
 use serde_json::Value;
 
 use crate::{plain_network, podwire, scene};
@@ -66,18 +66,13 @@ fn kubernetes_own_tests_of_networks_end_on_podwire_as_on_plain_routes(
 
 fn cluster(context: &Context) -> Result<(Arc<Testbed>, Cluster)> {
     let (bed, cluster) = scene::cluster(context, NODES, &podwire::plan()?)?;
-    cluster.import(&[conformance_images(&bed.folder().join("logs"))?])?;
+    cluster.import(&[conformance_images(&bed.folder())?])?;
     // The API server asks pods by its proxy, as a host of the network that nodes are in.
-    bed.allow_one_sided();
+    let versions = [IpVersion::V4, IpVersion::V6];
+    bed.allow_one_sided_with(&versions.map(|version| address::router(address::lan(0, version))));
     let mut routes = Vec::new();
     for node in cluster.nodes() {
-        for cidr in cluster.plane().pod_cidrs(node.name())? {
-            let version = IpVersion::of(cidr.addr());
-            let mut addresses = node.addresses().iter();
-            let gateway = addresses.find(|own| IpVersion::of(**own) == version);
-            let gateway = gateway.context("a node has an address of each family")?;
-            routes.push(format!("route replace {cidr} via {gateway}"));
-        }
+        routes.extend(plain_network::routes_to(&cluster, node)?);
     }
     bed.underlay().namespace().ip(&routes)?;
     Ok((bed, cluster))
@@ -87,9 +82,7 @@ fn cluster(context: &Context) -> Result<(Arc<Testbed>, Cluster)> {
 fn run(bed: &Testbed, cluster: &Cluster, network: &str) -> Result<Outcomes> {
     cluster.wait_ready()?;
     let folder = bed.folder().join("logs");
-    let [registries, kubeconfig] =
-        ["registries.yaml", "conformance.kubeconfig"].map(|name| folder.join(name));
-    fs::write(&registries, IMAGE_REGISTRIES)?;
+    let kubeconfig = folder.join("conformance.kubeconfig");
     cluster.plane().write_kubeconfig(&kubeconfig, ADMIN_TOKEN)?;
     let log = File::create(folder.join(format!("{network}-tests.log")))?;
     let report = format!("{network}-tests.json");
@@ -102,7 +95,10 @@ fn run(bed: &Testbed, cluster: &Cluster, network: &str) -> Result<Outcomes> {
         .arg(program("e2e.test")?)
         .args(["--", "--provider=skeleton"])
         .arg(format!("--kubeconfig={}", kubeconfig.display()))
-        .env("KUBE_TEST_REPO_LIST", &registries)
+        .env(
+            IMAGE_REGISTRIES_VARIABLE,
+            bed.folder().join(IMAGE_REGISTRIES),
+        )
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
@@ -139,7 +135,10 @@ fn table(plain: &Outcomes, podwire: &Outcomes) -> String {
     let mut text = String::from(
         "# Kubernetes' own conformance tests of networks\n\n\
          `make conformance` writes this: what became of each on a whole cluster with plain host \
-         routes, and of each on one with Podwire.\n\n\
+         routes, and of each on one with Podwire. The tests are those of the version in \
+         `tests/servers/conformance`, unchanged. The images that they ask for are not the \
+         published ones: `agnhost` built from the same version, with Debian's curl, dig, nc and \
+         shell beside it, which also stands for nginx, of which the tests want that it runs.\n\n\
          | test | plain routes | Podwire |\n|---|---|---|\n",
     );
     let names: BTreeSet<_> = plain.keys().chain(podwire.keys()).collect();

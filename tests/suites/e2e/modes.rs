@@ -23,6 +23,10 @@ pub(crate) const TESTS: &[Test] = &[
         "by_the_overlay_strict_nodes_that_do_not_encrypt_have_no_traffic_with_others",
         strict_refuses,
     ),
+    (
+        "agents_whose_containers_have_no_device_take_part_in_plaintext_and_say_so",
+        no_device_is_mounted,
+    ),
 ];
 
 /// Nodes 1 and 2 are as most are.
@@ -115,34 +119,51 @@ fn plaintext_is_seen(context: &Context) -> Result<()> {
         "DeviceUnusable",
         "denied to this container",
     )?;
-    keyctl_tells(&bed, &cluster)?;
-    none_is_mounted(&cluster)
+    keyctl_tells(&bed, &cluster)
 }
 
-/// An agent that nobody has told its mode, in a container without the device, finds that out.
-fn none_is_mounted(cluster: &Cluster) -> Result<()> {
-    let (namespace, what) = (podwire::NAMESPACE, podwire::SINGLE_NODES_DAEMON_SET);
-    let set = [
-        "--namespace",
-        namespace,
-        "set",
-        "env",
-        what,
-        "PODWIRE_MODE=auto",
-    ];
-    cluster.plane().kubectl(&set, "")?;
-    cluster.wait_rolled_out(namespace, what)?;
-    event_tells(
-        cluster,
-        DECLARED,
-        "DeviceUnusable",
-        "/dev/net/tun is missing",
+/// `deploy/` for containers without the device.
+const WITHOUT_DEVICE: &str = "resources: [DEPLOY]
+patches:
+- target: {kind: DaemonSet}
+  patch: |-
+    apiVersion: apps/v1
+    kind: DaemonSet
+    metadata: {name: podwire-agent}
+    spec:
+      template:
+        spec:
+          containers:
+          - {name: agent, volumeMounts: [{mountPath: /dev/net/tun, $patch: delete}]}
+          volumes: [{name: tun, $patch: delete}]
+";
+
+/// Agents that nobody has told a mode, in containers without the device, find that out.
+fn no_device_is_mounted(context: &Context) -> Result<()> {
+    let (bed, cluster) = scene::cluster(context, 2, &podwire::plan()?)?;
+    bed.expect_plaintext();
+    let folder = tempfile::tempdir()?;
+    podwire::write_kustomization(folder.path(), WITHOUT_DEVICE)?;
+    podwire::apply(
+        &cluster,
+        folder.path().to_str().context("a path that is text")?,
     )?;
-    agent_tells(cluster, DECLARED)?;
-    for other in others(DECLARED) {
+    cluster.wait_rolled_out(podwire::NAMESPACE, podwire::DAEMON_SET)?;
+    cluster.wait_ready()?;
+    scene::pods_everywhere(&cluster)?;
+    for (number, other) in [(1, 2), (2, 1)] {
         until(DEADLINE, "a pod of another node", || {
-            reached(cluster, DECLARED, other)
+            reached(&cluster, number, other)
         })?;
+        let said = status(&cluster, number)?;
+        let is_plain = said.mode == "host-network" && said.plaintext == [name(other)];
+        ensure!(said.ready && is_plain, "{said:?}");
+        event_tells(
+            &cluster,
+            number,
+            "DeviceUnusable",
+            "/dev/net/tun is missing",
+        )?;
     }
     Ok(())
 }

@@ -130,7 +130,7 @@ fn a_pod_moves(cluster: &Cluster) -> Result<()> {
     }
     let old = Mover::of(cluster)?;
     ensure!(old.node == 2, "{} is on node {}", old.name, old.node);
-    let asking = ask(cluster, &service)?;
+    let asking = ask(cluster, &service, &[1, 2, 3])?;
     all_answered_by(&asking, &old)?;
     let seen = until(DEADLINE, "connections to the pod to be seen", || {
         let seen = connections_of(cluster, &old.addresses)?;
@@ -152,6 +152,7 @@ fn a_pod_moves(cluster: &Cluster) -> Result<()> {
     all_answered_by(&asking, &new)?;
     nothing_leads_to(cluster, &old.addresses)?;
     leads_to_its_node(cluster, &new)?;
+    asking.into_iter().try_for_each(Talk::end)?;
     kubectl(cluster, &["uncordon", old_node])
 }
 
@@ -171,14 +172,14 @@ fn forget_idle_connections(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A pod on each node, and node 1 itself, ask at all addresses of a Service.
-fn ask<'a>(cluster: &'a Cluster, service: &[IpAddr]) -> Result<Vec<Talk<'a>>> {
+/// A pod on each of these nodes, and node 1 itself, ask at all addresses of a Service.
+fn ask<'a>(cluster: &'a Cluster, service: &[IpAddr], nodes: &[u8]) -> Result<Vec<Talk<'a>>> {
     let port = SERVICE_PORT.parse()?;
     let target = |address: &IpAddr| SocketAddr::new(*address, port);
     let targets: Vec<_> = service.iter().map(target).collect();
     let mut places = vec![Place::Host(cluster.node(1))];
-    for node in cluster.nodes() {
-        let pod = name_on(cluster, EVERYWHERE, node.number())?;
+    for number in nodes {
+        let pod = name_on(cluster, EVERYWHERE, *number)?;
         places.push(Place::Pod(cluster, pod));
     }
     let mut asking = Vec::new();
@@ -296,6 +297,13 @@ fn a_node_is_replaced(cluster: &Cluster) -> Result<()> {
     let old_cidrs = cluster.plane().pod_cidrs(name)?;
     let pod = name_on(cluster, EVERYWHERE, 2)?;
     let old_addresses = cluster.pod_addresses(NAMESPACE, &pod)?;
+    let service = services::create(cluster, services::WEB, EVERYWHERE, &json!({}))?;
+    let asking = ask(cluster, &service, &[1, 3])?;
+    until(DEADLINE, "connections to the pod to be seen", || {
+        let seen = connections_of(cluster, &old_addresses)?;
+        ensure!(!seen.is_empty(), "the check sees no connections");
+        Ok(())
+    })?;
     cluster.replace(2)?;
     until(DEADLINE, "the pods of the new node to be reached", || {
         all_reach_all(cluster)
@@ -322,7 +330,8 @@ fn a_node_is_replaced(cluster: &Cluster) -> Result<()> {
             Ok(())
         })?;
     }
-    nothing_leads_to(cluster, &old_addresses)
+    nothing_leads_to(cluster, &old_addresses)?;
+    asking.iter().try_for_each(|talk| talk.wait_for_more(10))
 }
 
 fn key_of(cluster: &Cluster, node: &str) -> Result<String> {

@@ -28,20 +28,13 @@ pub(crate) fn route(bed: &Testbed, cluster: &Cluster, number: u8) -> Result<()> 
     let node = bed.node(number);
     let mut lines = Vec::new();
     for other in cluster.nodes() {
-        if other.number() == number {
-            continue;
-        }
-        for cidr in cluster.plane().pod_cidrs(other.name())? {
-            let version = IpVersion::of(cidr.addr());
-            let mut addresses = other.addresses().iter();
-            let gateway = addresses.find(|own| IpVersion::of(**own) == version);
-            let gateway = gateway.context("a node has an address of each family")?;
-            lines.push(format!("route replace {cidr} via {gateway}"));
+        if other.number() != number {
+            lines.extend(routes_to(cluster, other)?);
         }
     }
     node.namespace().ip(&lines)?;
     let [pods4, pods6] = [IpVersion::V4, IpVersion::V6].map(address::cluster_cidr);
-    // Pods ask the API, which has no way to them.
+    // The API need not have a way to pods that ask it.
     node.namespace().nft(&format!(
         "table inet plain {{
            chain leaving {{
@@ -51,6 +44,19 @@ pub(crate) fn route(bed: &Testbed, cluster: &Cluster, number: u8) -> Result<()> 
            }}
          }}"
     ))
+}
+
+/// What leads to a node's pods from its neighbours, for `ip`.
+pub(crate) fn routes_to(cluster: &Cluster, node: &ClusterNode) -> Result<Vec<String>> {
+    let cidrs = cluster.plane().pod_cidrs(node.name())?;
+    let routes = cidrs.iter().map(|cidr| {
+        let version = IpVersion::of(cidr.addr());
+        let mut addresses = node.addresses().iter();
+        let gateway = addresses.find(|own| IpVersion::of(**own) == version);
+        let gateway = gateway.context("a node has an address of each family")?;
+        Ok(format!("route replace {cidr} via {gateway}"))
+    });
+    routes.collect()
 }
 
 /// Writes a node's CNI configuration.

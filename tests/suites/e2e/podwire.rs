@@ -21,10 +21,18 @@ pub(crate) const DAEMON_SET: &str = "daemonset/podwire-agent";
 pub(crate) const SINGLE_NODES: &str = "overlays/host-network-nodes";
 pub(crate) const SINGLE_NODES_DAEMON_SET: &str = "daemonset/podwire-agent-host-network";
 
+/// What makes a node one of these.
+pub(crate) const SINGLE_NODES_LABEL: &str = "node-restriction.kubernetes.io/podwire-mode";
+
 /// Makes a node one of these.
 pub(crate) fn label_host_network(cluster: &Cluster, number: u8) -> Result<()> {
     let node = cluster.node(number).name();
-    let label = ["label", "node", node, "podwire.dev/mode=host-network"];
+    let label = [
+        "label",
+        "node",
+        node,
+        &format!("{SINGLE_NODES_LABEL}=host-network"),
+    ];
     cluster.plane().kubectl(&label, "").map(drop)
 }
 

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use podwire_testbed::cluster::Service;
+use podwire_testbed::cluster::{POD_IMAGE, Service};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Cluster, results, until};
+use serde_json::json;
 
 use crate::scene::{self, DEADLINE, EVERYWHERE, NAMESPACE, PORT, name_on};
+use crate::talks::{Place, Told};
 use crate::{asking, podwire};
 
 pub(crate) const TESTS: &[Test] = &[(
@@ -19,6 +21,10 @@ pub(crate) const TESTS: &[Test] = &[(
 )];
 
 pub(crate) const NODES: u8 = 3;
+
+/// The pod that talks from its start on, and where it tells how that goes.
+const TALKER: &str = "talker";
+const TALKER_TELLS: u16 = 9300;
 
 /// From kubelet's start to the first answer of a pod of a node that booted.
 const BACK_WITHIN: Duration = Duration::from_secs(20);
@@ -32,6 +38,7 @@ fn rolled_out(context: &Context) -> Result<()> {
     cluster.wait_ready()?;
     scene::pods_everywhere(&cluster)?;
     all_reach_all(&cluster)?;
+    start_talker(&cluster)?;
     let boots = if results::are_kept() {
         BOOTS_MEASURED
     } else {
@@ -68,7 +75,37 @@ fn back_after_a_boot(cluster: &Cluster) -> Result<Duration> {
         ensure!(answer.contains(&pod), "{answer} is not of {pod}");
         Ok(())
     })?;
-    Ok(started.elapsed())
+    let took = started.elapsed();
+    // What talks from the first moment on that it can is back, too: nothing of it was in the clear.
+    until(
+        DEADLINE,
+        "the talker of the booted node to be answered",
+        || {
+            let told: Vec<Told> = Place::Pod(cluster, TALKER.to_owned()).told(TALKER_TELLS)?;
+            ensure!(told.iter().all(|told| told.answered > 0), "{told:?}");
+            Ok(())
+        },
+    )?;
+    Ok(took)
+}
+
+/// Starts a pod on node 2 that talks to pods of node 1 as soon as it runs.
+fn start_talker(cluster: &Cluster) -> Result<()> {
+    let other = name_on(cluster, EVERYWHERE, 1)?;
+    let port = PORT.parse()?;
+    let targets = cluster.pod_addresses(NAMESPACE, &other)?.into_iter();
+    let targets = targets.map(|address| SocketAddr::new(address, port).to_string());
+    let tells = TALKER_TELLS.to_string();
+    let command = ["pod-tools", "talk", &tells, "udp"].map(str::to_owned);
+    let command: Vec<_> = command.into_iter().chain(targets).collect();
+    let mut talker = scene::server();
+    talker["containers"][0] = json!({
+        "name": "talker",
+        "image": POD_IMAGE,
+        "imagePullPolicy": "Never",
+        "command": command,
+    });
+    scene::pod_alone(cluster, TALKER, 2, talker)
 }
 
 fn table(took: &[Duration]) -> String {

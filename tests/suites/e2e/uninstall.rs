@@ -82,7 +82,8 @@ fn uninstalled(context: &Context) -> Result<()> {
     }
     end_pods(&cluster)?;
     // As deploy/README.md has it: the clean-up knows one DaemonSet alone.
-    let unlabel = ["label", "node", "--all", "podwire.dev/mode-"];
+    let label = format!("{}-", podwire::SINGLE_NODES_LABEL);
+    let unlabel = ["label", "node", "--all", &label];
     cluster.plane().kubectl(&unlabel, "")?;
     podwire::roll_out(&cluster, "cleanup")?;
     podwire::delete(&cluster)?;

@@ -106,6 +106,16 @@ fn rights(context: &Context) -> Result<()> {
         for container in containers(&pod) {
             check_container(container).with_context(|| kustomization.clone())?;
         }
+        // Those of a kustomization before could be taken for it.
+        let delete = [
+            "--namespace",
+            "podwire-system",
+            "delete",
+            "pods",
+            "--all",
+            "--force",
+        ];
+        cluster.kubectl(&delete, "")?;
         // What admission has to say to the pod itself is only seen when there is one.
         until(POD_DEADLINE, "the pod", || {
             let pods = get(&cluster, &["pods"])?;
@@ -214,7 +224,10 @@ fn agent_of(cluster: &ControlPlane, pod: &Value) -> Result<(BTreeSet<String>, Va
 fn single_nodes(cluster: &ControlPlane) -> Result<()> {
     let most = pod(cluster, "overlays/host-network-nodes")?;
     let single = template(cluster, HOST_NETWORK)?;
-    let label = ("podwire.dev/mode", "host-network");
+    let label = (
+        "node-restriction.kubernetes.io/podwire-mode",
+        "host-network",
+    );
     let terms = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution\
                  /nodeSelectorTerms";
     let others = json!([{"matchExpressions": [

@@ -10,12 +10,15 @@ use super::people::{administrator, kubelet};
 use super::scene::{Expected, Scene, node};
 use super::values;
 
+const PLAINTEXT_LABEL: &str = "node-restriction.kubernetes.io/podwire-mode";
+
 const NO_RECORDS: Expected<'_> =
     Expected::Denied("podwire-annotations", "are written by podwire-agent alone");
 const NO_REQUESTS: Expected<'_> =
     Expected::Denied("podwire-annotations", "are written by holders of");
 const NO_POD_CIDRS: Expected<'_> =
     Expected::Denied("podwire-kubelet", "may not choose its Node's spec.podCIDRs");
+const NOT_ITS_LABEL: Expected<'_> = Expected::Refused("is not allowed to modify labels");
 const NOT_ITS_NODE: Expected<'_> = Expected::Refused("is not allowed to modify node");
 
 /// Nearly all annotations that the API server takes (256 KiB), each as short as can be: what costs an
@@ -136,6 +139,10 @@ pub(crate) fn no_kubelet_writes_a_record_or_a_request(context: &Context) -> Resu
             }
         }
     }
+    // deploy/overlays/host-network-nodes makes a labelled node's traffic plaintext.
+    let label = json!({"metadata": {"labels": {PLAINTEXT_LABEL: "host-network"}}});
+    let merge = (Way::MergePatch, Through::Node);
+    scene.attempt(&own, merge, "node-1", &label, NOT_ITS_LABEL)?;
     ensure!(scene.node("node-1")? == before, "the Node was changed");
     // A Node is not made with what it may not get.
     for (name, value, expected) in [
