@@ -35,4 +35,5 @@ pub mod record;
 pub mod refusal;
 pub mod request;
 pub mod reverse_path;
+pub mod rotation;
 pub mod underlay_links;
