@@ -106,6 +106,9 @@ impl Node {
         let pair = EncryptedPair {
             endpoints: vec![SocketAddr::new(endpoint.parse().expect("an address"), PORT)],
             lanes: lanes.collect(),
+            next: Vec::new(),
+            previous: Vec::new(),
+            is_revoked: false,
             key_generation: 0,
             epoch: 0,
         };
