@@ -87,6 +87,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether the keys of before were known to others, so that nothing under them counts.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.rotation_phase.as_deref() == Some("revoked")
+    }
+
     /// Every key that the record claims: all lanes, current, next and previous. One that a lane
     /// keeps over generations comes more than once.
     pub fn public_keys(&self) -> impl Iterator<Item = PublicKey> + '_ {

@@ -12,6 +12,9 @@ fn mesh(mode: Mode) -> DesiredMesh {
         pair: Pair::Encrypted(EncryptedPair {
             endpoints: vec!["192.0.2.12:51880".parse().expect("endpoint")],
             lanes: Vec::new(),
+            next: Vec::new(),
+            previous: Vec::new(),
+            is_revoked: false,
             key_generation: 1,
             epoch: 0,
         }),
