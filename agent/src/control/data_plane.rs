@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use podwire_core::key::PrivateKey;
-use podwire_dataplane::{Device, DeviceConfig, HANDSHAKES_PER_SECOND};
+use podwire_dataplane::{Device, DeviceConfig, HANDSHAKES_PER_SECOND, OwnKeys};
 use ring::cipher::Cipher;
 use tracing::{debug, info};
 
@@ -16,8 +15,8 @@ use crate::transport::{
 
 /// What a data plane is made of.
 pub(super) struct DataPlaneInputs<'a> {
-    /// Own keys, lane 0 first.
-    pub(super) keys: Vec<PrivateKey>,
+    /// Own keys of every lane.
+    pub(super) keys: OwnKeys,
     /// Which process of this node this is: 4 bits.
     pub(super) process_generation: u8,
     /// Name of the TUN device.
@@ -49,7 +48,7 @@ pub(super) struct DataPlane {
 impl DataPlane {
     /// Binds the sockets, makes or takes over the TUN device, starts the lanes.
     pub(super) fn start(inputs: DataPlaneInputs<'_>) -> anyhow::Result<Self> {
-        let lanes = inputs.keys.len();
+        let lanes = inputs.keys.base.len();
         let sockets = LaneSockets::bind_lanes(inputs.listen_port, lanes)?;
         let offloads = Arc::new(OffloadsInUse::new(inputs.offloads));
         let tun = TunDevice::open(inputs.device, lanes, &offloads)?;
@@ -57,7 +56,7 @@ impl DataPlane {
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
             .context("the operating system gives no random bytes")?;
         let device = Device::new(DeviceConfig {
-            lanes: inputs.keys,
+            keys: inputs.keys,
             process_generation: inputs.process_generation,
             addresses: Vec::new(),
             handshakes_per_second: HANDSHAKES_PER_SECOND,

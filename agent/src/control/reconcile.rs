@@ -12,7 +12,7 @@ use podwire_core::mesh::{DesiredMesh, EncryptedPair, OwnNode, Pair, desired_mesh
 use podwire_core::node::NodeName;
 use podwire_core::plan::plan;
 use podwire_core::record::Mode;
-use podwire_dataplane::PeerConfig;
+use podwire_dataplane::{OwnKeys, PeerConfig};
 use tracing::{debug, info, warn};
 
 use super::agent::Agent;
@@ -290,7 +290,7 @@ impl Agent {
             // From here on a failure never makes this node plaintext.
             self.state.keep_ever_encrypted()?;
             let started = DataPlane::start(DataPlaneInputs {
-                keys: self.state.private_keys()?,
+                keys: OwnKeys::of(self.state.private_keys()?),
                 process_generation: self.state.process_generation(),
                 device: &self.config.device,
                 listen_port: self.config.listen_port,
