@@ -2,9 +2,11 @@
 //! together.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
-use podwire_dataplane::{Device, DeviceConfig, HANDSHAKES_PER_SECOND, OwnKeys};
+use podwire_core::rotation::{Phase, Rotation};
+use podwire_dataplane::{Device, DeviceConfig, Fate, HANDSHAKES_PER_SECOND, OwnKeys};
 use ring::cipher::Cipher;
 use tracing::{debug, info};
 
@@ -17,6 +19,8 @@ use crate::transport::{
 pub(super) struct DataPlaneInputs<'a> {
     /// Own keys of every lane.
     pub(super) keys: OwnKeys,
+    /// Where the rotation of these keys stands.
+    pub(super) rotation: Rotation,
     /// Which process of this node this is: 4 bits.
     pub(super) process_generation: u8,
     /// Name of the TUN device.
@@ -35,6 +39,8 @@ pub(super) struct DataPlaneInputs<'a> {
 #[derive(Debug)]
 pub(super) struct DataPlane {
     device: Arc<Device>,
+    /// Of the keys that the device has.
+    rotation: Rotation,
     transport: Transport,
     events: Arc<EventQueue>,
     offloads: Arc<OffloadsInUse>,
@@ -76,6 +82,7 @@ impl DataPlane {
             offloads,
             cipher: inputs.cipher,
             device,
+            rotation: inputs.rotation,
             transport,
             name: inputs.device.to_owned(),
             lanes,
@@ -86,6 +93,29 @@ impl DataPlane {
     /// The WireGuard device.
     pub(super) const fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// Whether the device has the keys of this phase.
+    pub(super) fn has_keys_of(&self, rotation: Rotation) -> bool {
+        self.rotation == rotation
+    }
+
+    /// Replaces the own keys by those of another phase.
+    pub(super) fn set_keys(
+        &mut self,
+        keys: OwnKeys,
+        rotation: Rotation,
+        now: Instant,
+    ) -> anyhow::Result<()> {
+        let fate = match rotation.phase {
+            Phase::Revoked => Fate::Revoked,
+            Phase::Settled | Phase::Announced | Phase::Promoted(_) | Phase::Withdrawn => {
+                Fate::Replaced
+            }
+        };
+        self.device.set_keys(keys, fate, now)?;
+        self.rotation = rotation;
+        Ok(())
     }
 
     /// What the kernel does for many packets at once.
