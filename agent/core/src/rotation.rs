@@ -16,11 +16,13 @@
 //!
 //! The key generation is that of the current keys: it grows with Promote and Replace alone.
 
+mod generations;
 mod phase;
 
 use std::fmt;
 use std::time::Duration;
 
+pub use generations::{Generations, InUse, Told};
 pub use phase::{Confirmations, InvalidPhase, Phase};
 
 use crate::request::Verb;

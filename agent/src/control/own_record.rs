@@ -5,9 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use podwire_core::key::PublicKey;
 use podwire_core::node::{Node, can_be_a_node};
 use podwire_core::record::{Lane, LaneKeys, Mode, Record};
-use podwire_core::rotation::Rotation;
-
-use crate::state::ToldKeys;
+use podwire_core::rotation::{Rotation, Told};
 
 /// What the record is made of beside the own Node.
 #[derive(Clone, Debug)]
@@ -15,7 +13,7 @@ pub(crate) struct OwnRecordInputs<'a> {
     /// The declared mode.
     pub(crate) mode: Mode,
     /// Own public keys.
-    pub(crate) keys: &'a ToldKeys,
+    pub(crate) keys: &'a Told<Vec<PublicKey>>,
     /// UDP port of lane 0.
     pub(crate) listen_port: u16,
     /// Whether endpoints are published (`--no-endpoint` unset).
@@ -32,8 +30,8 @@ pub(crate) struct OwnRecordInputs<'a> {
 /// peers check them against.
 pub(crate) fn own_record(node: &Node, inputs: &OwnRecordInputs<'_>) -> Record {
     let encrypted = inputs.mode == Mode::Encrypted;
-    let lane_keys = |keys: &[PublicKey]| {
-        let (first, others) = keys.split_first().filter(|_| encrypted)?;
+    let lane_keys = |keys: Option<&Vec<PublicKey>>| {
+        let (first, others) = keys?.split_first().filter(|_| encrypted)?;
         let lanes = (1..).zip(others).map(|(lane, key)| Lane {
             port: inputs.listen_port + lane,
             key: *key,
@@ -57,9 +55,9 @@ pub(crate) fn own_record(node: &Node, inputs: &OwnRecordInputs<'_>) -> Record {
         } else {
             Vec::new()
         },
-        current: lane_keys(&inputs.keys.current),
-        next: lane_keys(&inputs.keys.next),
-        previous: lane_keys(&inputs.keys.previous),
+        current: lane_keys(Some(&inputs.keys.current)),
+        next: lane_keys(inputs.keys.next.as_ref()),
+        previous: lane_keys(inputs.keys.previous.as_ref()),
         key_generation,
         key_created: Some(inputs.key_created.clone()),
         rotation_phase: phase.told().filter(|_| encrypted),
@@ -107,14 +105,15 @@ mod tests {
         }
     }
 
-    fn current(keys: &[PublicKey]) -> ToldKeys {
-        ToldKeys {
+    fn current(keys: &[PublicKey]) -> Told<Vec<PublicKey>> {
+        Told {
             current: keys.to_vec(),
-            ..ToldKeys::default()
+            next: None,
+            previous: None,
         }
     }
 
-    fn inputs(mode: Mode, keys: &ToldKeys) -> OwnRecordInputs<'_> {
+    fn inputs(mode: Mode, keys: &Told<Vec<PublicKey>>) -> OwnRecordInputs<'_> {
         OwnRecordInputs {
             mode,
             keys,
@@ -171,9 +170,9 @@ mod tests {
 
     #[test]
     fn a_rotation_is_told_by_an_encrypted_node_alone() {
-        let keys = ToldKeys {
-            next: vec![key(3), key(4)],
-            previous: vec![key(5)],
+        let keys = Told {
+            next: Some(vec![key(3), key(4)]),
+            previous: Some(vec![key(5)]),
             ..current(&[key(1), key(2)])
         };
         let phase = Phase::Announced;

@@ -25,7 +25,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use podwire_core::key::{KEY_LENGTH, PrivateKey, PublicKey};
-use podwire_core::rotation::{Rotation, Step};
+use podwire_core::rotation::{Generations, Step};
 use podwire_registry::atomic_file;
 use zeroize::Zeroizing;
 
@@ -54,13 +54,8 @@ pub(super) struct KeySet {
     pub(super) lanes: Vec<PrivateKey>,
 }
 
-/// All keys of this node.
-pub(super) struct Keys {
-    pub(super) rotation: Rotation,
-    pub(super) current: KeySet,
-    /// For as many lanes; what they are, and whether there are any, the phase says.
-    pub(super) beside: Option<KeySet>,
-}
+/// All keys of this node; each generation has as many lanes.
+pub(super) type Keys = Generations<KeySet>;
 
 impl KeySet {
     /// New keys for this many lanes.
@@ -76,7 +71,7 @@ impl KeySet {
     /// New keys for the lanes that have none.
     fn extend(&mut self, lanes: usize) -> Result<(), StateError> {
         while self.lanes.len() < lanes.min(LANES_MAX) {
-            self.lanes.push(generate()?);
+            self.lanes.push(generate_key()?);
         }
         Ok(())
     }
@@ -87,78 +82,56 @@ impl KeySet {
     }
 }
 
-impl Keys {
-    /// The first keys of a node.
-    pub(super) fn generate(lanes: usize, created: String) -> Result<Self, StateError> {
-        Ok(Self {
-            rotation: Rotation::FIRST,
-            current: KeySet::generate(lanes, created)?,
-            beside: None,
-        })
-    }
-
-    /// New keys for the lanes that have none, in each set: peers know a lane by all of them.
-    pub(super) fn extend(&mut self, lanes: usize) -> Result<(), StateError> {
-        self.current.extend(lanes)?;
-        self.beside
-            .as_mut()
-            .map_or(Ok(()), |beside| beside.extend(lanes))
-    }
-
-    /// The keys after a step; what it makes is made at `now`, RFC 3339.
-    pub(super) fn after(self, step: Step, now: String) -> Result<Self, StateError> {
-        let (current, beside) = (self.current, self.beside);
-        let lanes = current.lanes.len();
-        let (current, beside) = match step {
-            Step::Prepare => (current, Some(KeySet::generate(lanes, now)?)),
-            Step::Promote(_) => {
-                let next = beside.expect("what is promoted was announced");
-                (next, Some(current))
-            }
-            Step::Withdraw => (current, beside),
-            Step::Retire | Step::Forget => (current, None),
-            Step::Replace => (KeySet::generate(lanes, now)?, None),
-        };
-        Ok(Self {
-            rotation: self.rotation.after(step),
-            current,
-            beside,
-        })
-    }
-
-    /// Reads the key file of the folder; `None` when there is none.
-    pub(super) fn read(folder: &Path) -> Result<Option<Self>, StateError> {
-        let path = folder.join(FILE);
-        let mut buffer = Zeroizing::new(vec![0; SIZE_MAX + 1]);
-        let Some(length) = read(&path, &mut buffer)? else {
-            return Ok(None);
-        };
-        let damaged = |damage| StateError::damaged(&path, damage);
-        if length > SIZE_MAX {
-            return Err(damaged(KeyFileDamage::TooLarge));
-        }
-        let text =
-            std::str::from_utf8(&buffer[..length]).map_err(|_| damaged(KeyFileDamage::NotText))?;
-        let version = form::version(text).map_err(damaged)?;
-        if version > VERSION {
-            return Err(StateError::FutureVersion {
-                path,
-                found: version,
-                known: VERSION,
-            });
-        }
-        form::parse(version, text).map(Some).map_err(damaged)
-    }
-
-    /// Writes the key file of the folder; once this returns the keys may be used.
-    pub(super) fn write(&self, folder: &Path) -> Result<(), StateError> {
-        let path = folder.join(FILE);
-        let text = form::text(self);
-        Ok(atomic_file::replace(&path, text.as_bytes(), FILE_MODE)?)
-    }
+/// The first keys of a node.
+pub(super) fn generate(lanes: usize, created: String) -> Result<Keys, StateError> {
+    Ok(Keys::first(KeySet::generate(lanes, created)?))
 }
 
-fn generate() -> Result<PrivateKey, StateError> {
+/// New keys for the lanes that have none, in each generation: peers know a lane by all of them.
+pub(super) fn extend(keys: &mut Keys, lanes: usize) -> Result<(), StateError> {
+    let beside = keys.beside.as_mut();
+    keys.current.extend(lanes)?;
+    beside.map_or(Ok(()), |beside| beside.extend(lanes))
+}
+
+/// The keys after a step; what it makes is made at `now`, RFC 3339.
+pub(super) fn after(keys: Keys, step: Step, now: String) -> Result<Keys, StateError> {
+    let lanes = keys.current.lanes.len();
+    keys.after(step, || KeySet::generate(lanes, now))
+}
+
+/// Reads the key file of the folder; `None` when there is none.
+pub(super) fn read(folder: &Path) -> Result<Option<Keys>, StateError> {
+    let path = folder.join(FILE);
+    let mut buffer = Zeroizing::new(vec![0; SIZE_MAX + 1]);
+    let Some(length) = read_file(&path, &mut buffer)? else {
+        return Ok(None);
+    };
+    let damaged = |damage| StateError::damaged(&path, damage);
+    if length > SIZE_MAX {
+        return Err(damaged(KeyFileDamage::TooLarge));
+    }
+    let text =
+        std::str::from_utf8(&buffer[..length]).map_err(|_| damaged(KeyFileDamage::NotText))?;
+    let version = form::version(text).map_err(damaged)?;
+    if version > VERSION {
+        return Err(StateError::FutureVersion {
+            path,
+            found: version,
+            known: VERSION,
+        });
+    }
+    form::parse(version, text).map(Some).map_err(damaged)
+}
+
+/// Writes the key file of the folder; once this returns the keys may be used.
+pub(super) fn write(keys: &Keys, folder: &Path) -> Result<(), StateError> {
+    let path = folder.join(FILE);
+    let text = form::text(keys);
+    Ok(atomic_file::replace(&path, text.as_bytes(), FILE_MODE)?)
+}
+
+fn generate_key() -> Result<PrivateKey, StateError> {
     let mut bytes = Zeroizing::new([0; KEY_LENGTH]);
     let flags = rustix::rand::GetRandomFlags::empty();
     let filled = rustix::rand::getrandom(bytes.as_mut_slice(), flags)
@@ -171,7 +144,7 @@ fn generate() -> Result<PrivateKey, StateError> {
 }
 
 /// Reads into a buffer of fixed size; how much was read.
-fn read(path: &Path, buffer: &mut [u8]) -> Result<Option<usize>, StateError> {
+fn read_file(path: &Path, buffer: &mut [u8]) -> Result<Option<usize>, StateError> {
     let refused = |source| StateError::Read {
         path: path.to_owned(),
         source,

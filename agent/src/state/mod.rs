@@ -32,7 +32,6 @@ pub(crate) use folder::{lock_if_there, remove};
 use history::{EpochDecision, History};
 use keys::Keys;
 use own_keys::KnownKeys;
-pub(crate) use own_keys::ToldKeys;
 pub(crate) use snapshot::Snapshot;
 
 /// How far the stamp on disk may be behind the highest one that was sent: a crash together with a
@@ -271,11 +270,11 @@ fn open_keys(
     history: &History,
     now: SystemTime,
 ) -> Result<(Keys, bool), StateError> {
-    match Keys::read(folder)? {
+    match keys::read(folder)? {
         Some(mut keys) => {
             if keys.current.lanes.len() < lanes {
-                keys.extend(lanes)?;
-                keys.write(folder)?;
+                keys::extend(&mut keys, lanes)?;
+                keys::write(&keys, folder)?;
             }
             Ok((keys, false))
         }
@@ -283,8 +282,8 @@ fn open_keys(
             path: folder.join(keys::FILE),
         }),
         None => {
-            let keys = Keys::generate(lanes.max(1), calendar(now))?;
-            keys.write(folder)?;
+            let keys = keys::generate(lanes.max(1), calendar(now))?;
+            keys::write(&keys, folder)?;
             Ok((keys, true))
         }
     }

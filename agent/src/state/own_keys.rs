@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use podwire_core::key::PublicKey;
-use podwire_core::rotation::{Phase, Rotation, Step};
+use podwire_core::rotation::{Generations, InUse, Rotation, Step, Told};
 use podwire_dataplane::OwnKeys;
 
 use super::error::StateError;
@@ -13,31 +13,17 @@ use super::{State, calendar};
 /// What is known in memory of the key file. The private keys are read when they are needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KnownKeys {
-    rotation: Rotation,
     /// When the current ones were made, RFC 3339.
     created: String,
     /// Public keys of all lanes on disk, lane 0 first.
-    current: Vec<PublicKey>,
-    beside: Vec<PublicKey>,
-}
-
-/// The public keys that a record tells, of the lanes in use, lane 0 first; a list that is empty is
-/// not told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ToldKeys {
-    pub(crate) current: Vec<PublicKey>,
-    pub(crate) next: Vec<PublicKey>,
-    pub(crate) previous: Vec<PublicKey>,
+    keys: Generations<Vec<PublicKey>>,
 }
 
 impl KnownKeys {
     pub(super) fn of(keys: &Keys) -> Self {
-        let beside = keys.beside.as_ref();
         Self {
-            rotation: keys.rotation,
             created: keys.current.created.clone(),
-            current: keys.current.public_keys(),
-            beside: beside.map(KeySet::public_keys).unwrap_or_default(),
+            keys: keys.as_ref().map(KeySet::public_keys),
         }
     }
 }
@@ -45,66 +31,45 @@ impl KnownKeys {
 impl State {
     /// Every own public key, of all lanes and generations: nobody else may claim one.
     pub(crate) fn public_keys(&self) -> Vec<PublicKey> {
-        let KnownKeys {
-            current, beside, ..
-        } = &self.keys;
-        current.iter().chain(beside).copied().collect()
+        self.keys.keys.all().flatten().copied().collect()
     }
 
-    /// The public keys that the record tells.
-    pub(crate) fn told_keys(&self) -> ToldKeys {
-        let in_use = |keys: &[PublicKey]| keys.iter().take(self.lanes).copied().collect();
-        let mut told = ToldKeys {
-            current: in_use(&self.keys.current),
-            ..ToldKeys::default()
-        };
-        match self.rotation().phase {
-            Phase::Announced => told.next = in_use(&self.keys.beside),
-            Phase::Promoted(_) => told.previous = in_use(&self.keys.beside),
-            Phase::Settled | Phase::Withdrawn | Phase::Revoked => {}
-        }
-        told
+    /// The public keys that the record tells, of the lanes in use, lane 0 first.
+    pub(crate) fn told_keys(&self) -> Told<Vec<PublicKey>> {
+        let keys = self.keys.keys.as_ref().map(|keys| {
+            let in_use = keys.iter().take(self.lanes);
+            in_use.copied().collect()
+        });
+        keys.told()
     }
 
     /// Own private keys of the lanes in use, read from disk: they are in memory only where they are
     /// used.
     pub(crate) fn own_keys(&mut self) -> Result<OwnKeys, StateError> {
-        let keys = self.read_keys()?;
-        let lanes = self.lanes;
-        let in_use = |mut set: KeySet| {
-            set.lanes.truncate(lanes);
+        let keys = self.read_keys()?.map(|mut set| {
+            set.lanes.truncate(self.lanes);
             set.lanes
-        };
-        let (current, beside) = (in_use(keys.current), keys.beside.map(in_use));
-        Ok(match (keys.rotation.phase, beside) {
-            (Phase::Announced, newer) => OwnKeys {
-                base: current,
-                newer,
-                fading: None,
-            },
-            // As announced: peers that have not heard of the promotion are asked as before.
-            (Phase::Promoted(_), Some(previous)) => OwnKeys {
-                base: previous,
-                newer: Some(current),
-                fading: None,
-            },
-            (Phase::Withdrawn, fading) => OwnKeys {
-                base: current,
-                newer: None,
-                fading,
-            },
-            (Phase::Settled | Phase::Revoked | Phase::Promoted(_), _) => OwnKeys::of(current),
+        });
+        let InUse {
+            base,
+            newer,
+            fading,
+        } = keys.in_use();
+        Ok(OwnKeys {
+            base,
+            newer,
+            fading,
         })
     }
 
     /// Where the rotation of the own keys stands.
     pub(crate) const fn rotation(&self) -> Rotation {
-        self.keys.rotation
+        self.keys.keys.rotation
     }
 
     /// Generation of the keys; 1 for the first.
     pub(crate) const fn key_generation(&self) -> u64 {
-        self.keys.rotation.key_generation
+        self.keys.keys.rotation.key_generation
     }
 
     /// When the keys were made, RFC 3339.
@@ -123,7 +88,7 @@ impl State {
             // A step before this one was made after all: what is due now is to be decided anew.
             return Ok(());
         }
-        self.keep_keys(&keys.after(step, calendar(now))?)
+        self.keep_keys(&keys::after(keys, step, calendar(now))?)
     }
 
     /// Raises the generation above that of a published record which cannot be of these keys: keys
@@ -143,7 +108,7 @@ impl State {
     fn keep_keys(&mut self, keys: &Keys) -> Result<(), StateError> {
         let next = KnownKeys::of(keys);
         self.attempted = Some(next.clone());
-        keys.write(&self.folder)?;
+        keys::write(keys, &self.folder)?;
         self.keys = next;
         self.attempted = None;
         Ok(())
@@ -152,7 +117,7 @@ impl State {
     /// The keys on disk, which must still be those of this process.
     fn read_keys(&mut self) -> Result<Keys, StateError> {
         let path = self.folder.join(keys::FILE);
-        let Some(keys) = Keys::read(&self.folder)? else {
+        let Some(keys) = keys::read(&self.folder)? else {
             return Err(StateError::Missing { path });
         };
         let found = KnownKeys::of(&keys);

@@ -17,8 +17,8 @@ fn created() -> String {
 
 /// Keys that have gone these steps.
 fn keys(lanes: usize, steps: &[Step]) -> Keys {
-    let first = Keys::generate(lanes, created()).expect("keys");
-    let next = |keys: Keys, step: &Step| keys.after(*step, created()).expect("keys");
+    let first = super::generate(lanes, created()).expect("keys");
+    let next = |keys: Keys, step: &Step| after(keys, *step, created()).expect("keys");
     steps.iter().fold(first, next)
 }
 
@@ -40,17 +40,12 @@ fn announced(lanes: usize) -> String {
     text(&keys(lanes, &[Step::Prepare])).to_string()
 }
 
-fn read(text: &str) -> Keys {
+fn parsed(text: &str) -> Keys {
     parse(VERSION, text).unwrap_or_else(|damage| panic!("{damage}"))
 }
 
 fn all_keys(keys: &Keys) -> Vec<PublicKey> {
-    let beside = keys.beside.as_ref().map(KeySet::public_keys);
-    let current = keys.current.public_keys();
-    current
-        .into_iter()
-        .chain(beside.unwrap_or_default())
-        .collect()
+    keys.all().flat_map(KeySet::public_keys).collect()
 }
 
 fn damage(text: &str) -> Option<KeyFileDamage> {
@@ -67,7 +62,7 @@ fn keys_written_are_keys_read() {
                 text.len() <= SIZE_MAX && text.capacity() == SIZE_MAX,
                 "the buffer never grew"
             );
-            let read = read(&text);
+            let read = parsed(&text);
             assert_eq!(all_keys(&read), all_keys(&keys));
             assert_eq!(read.rotation, keys.rotation);
             assert_eq!(read.current.created, CREATED);
@@ -75,7 +70,7 @@ fn keys_written_are_keys_read() {
         }
     }
     for text in texts(2) {
-        let again = super::form::text(&read(&text));
+        let again = super::form::text(&parsed(&text));
         assert_eq!(*again, text);
     }
 }
@@ -104,7 +99,7 @@ fn a_file_cut_anywhere_is_refused() {
 #[test]
 fn a_damaged_character_never_makes_another_key() {
     let text = announced(2);
-    let keys = all_keys(&read(&text));
+    let keys = all_keys(&parsed(&text));
     let lanes = text.find("current=").expect("keys");
     for at in lanes..text.len() {
         for other in ['A', 'z', '7', '+', ' ', '\n', '\0'] {
@@ -134,7 +129,7 @@ fn a_phase_that_does_not_fit_the_keys_is_damage() {
     let settled = texts(1).swap_remove(0);
     let announced = settled.replace("phase=settled", "phase=announced");
     assert_eq!(damage(&announced), Some(D::Truncated("next")));
-    assert_eq!(read(&text).rotation.phase, Phase::Announced);
+    assert_eq!(parsed(&text).rotation.phase, Phase::Announced);
 }
 
 #[test]
