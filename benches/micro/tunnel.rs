@@ -10,7 +10,7 @@ use podwire_core::mesh::EncryptedPair;
 use podwire_core::record;
 use podwire_dataplane::{
     Datagram, DeliveryBatch, Device, DeviceConfig, HANDSHAKES_PER_SECOND, Lane, OverlayBatch,
-    PeerConfig, UnderlayBatch,
+    OwnKeys, PeerConfig, UnderlayBatch,
 };
 use zeroize::Zeroizing;
 
@@ -144,7 +144,7 @@ fn endpoint(node: u8) -> SocketAddr {
 
 fn end(node: u8, now: Instant) -> End {
     let device = Device::new(DeviceConfig {
-        lanes: vec![key(node)],
+        keys: OwnKeys::of(vec![key(node)]),
         process_generation: 1,
         addresses: Vec::new(),
         handshakes_per_second: HANDSHAKES_PER_SECOND,
@@ -161,6 +161,9 @@ fn end(node: u8, now: Instant) -> End {
                 port: PORT,
                 key: key(other).public_key(),
             }],
+            next: Vec::new(),
+            previous: Vec::new(),
+            is_revoked: false,
             key_generation: 1,
             epoch: 0,
         },

@@ -129,7 +129,8 @@ fn decide_rank<'a>(
 }
 
 /// What a handshake confirmed about the node that this record still says: the same Node, with the
-/// confirmed key. A node that just promoted a new key names the confirmed one as its previous one.
+/// confirmed key. A node that just promoted a new key names the confirmed one as its previous one;
+/// one that was met while it announced a key may have been met by that.
 ///
 /// An incumbent's other keys come before a newcomer's although nobody confirmed them: else whoever
 /// copied a key that an incumbent announces would have the incumbent refused when it uses it. What
@@ -141,10 +142,9 @@ fn incumbent<'a>(
     incumbents: &'a Incumbents,
 ) -> Option<&'a Incumbent> {
     let incumbent = incumbents.get(&node.name)?;
-    let confirmed = |key| Some(incumbent.public_key) == key;
-    let current = record.current.as_ref().map(|keys| keys.public_key);
-    let previous = record.previous.as_ref().map(|keys| keys.public_key);
-    (incumbent.uid == node.uid && (confirmed(current) || confirmed(previous))).then_some(incumbent)
+    let slots = [&record.current, &record.previous, &record.next];
+    let mut named = slots.into_iter().flatten().map(|keys| keys.public_key);
+    (incumbent.uid == node.uid && named.any(|key| key == incumbent.public_key)).then_some(incumbent)
 }
 
 fn check_pod_cidrs(

@@ -33,5 +33,7 @@ pub mod plan;
 pub mod pod_mtu;
 pub mod record;
 pub mod refusal;
+pub mod request;
 pub mod reverse_path;
+pub mod rotation;
 pub mod underlay_links;

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::claim;
 use crate::key::PublicKey;
 use crate::node::{Node, NodeName, can_be_a_node};
-use crate::record::{Lane, Mode, Record};
+use crate::record::{Lane, LaneKeys, Mode, Record};
 use crate::refusal::{Contested, Refusal};
 
 /// What the operator of this node decided.
@@ -115,6 +115,14 @@ pub struct EncryptedPair {
     pub endpoints: Vec<SocketAddr>,
     /// All lanes, lane 0 first: key and port. Never empty.
     pub lanes: Vec<Lane>,
+    /// The lanes under the keys that a rotation announces; empty if it announces none. Only their
+    /// keys count: ports are those of `lanes`.
+    pub next: Vec<Lane>,
+    /// The lanes under the keys that a rotation has yet to retire; empty if there are none. Only
+    /// their keys count.
+    pub previous: Vec<Lane>,
+    /// Whether every key that the record does not name is known to others.
+    pub is_revoked: bool,
     /// The key generation of `lanes`.
     pub key_generation: u64,
     /// The epoch of the record: another one means that the peer's replay history is to be
@@ -174,10 +182,18 @@ fn peer(node: &Node, record: Record, own: &OwnNode, policy: &Policy) -> Peer {
 }
 
 fn pair(record: &Record, own: &OwnNode, policy: &Policy) -> Pair {
+    let port = record.endpoints.first().map_or(0, SocketAddr::port);
+    let beside = |keys: &Option<LaneKeys>| {
+        let keys = keys.as_ref();
+        keys.map_or_else(Vec::new, |keys| keys.all_lanes(port))
+    };
     match (own.mode, record.mode, &record.current) {
         (Mode::Encrypted, Mode::Encrypted, Some(keys)) => Pair::Encrypted(EncryptedPair {
             endpoints: record.endpoints.clone(),
-            lanes: keys.all_lanes(record.endpoints.first().map_or(0, SocketAddr::port)),
+            lanes: keys.all_lanes(port),
+            next: beside(&record.next),
+            previous: beside(&record.previous),
+            is_revoked: record.is_revoked(),
             key_generation: record.key_generation,
             epoch: record.epoch,
         }),

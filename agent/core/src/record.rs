@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use crate::key::PublicKey;
+use crate::rotation::Phase;
 
 /// What every annotation of an agent begins with.
 pub const ANNOTATION_PREFIX: &str = "podwire.dev/";
@@ -79,7 +80,7 @@ pub struct Record {
     pub key_generation: u64,
     /// `key-created`, RFC 3339 text for people; never compared.
     pub key_created: Option<String>,
-    /// `rotation-phase`, text for people.
+    /// `rotation-phase`: text for people, of which [`Record::is_revoked`] alone counts.
     pub rotation_phase: Option<String>,
     /// `epoch`: changes when the node's clock went back behind its highest TAI64N stamp; 0 if
     /// absent.
@@ -87,6 +88,13 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether the keys of before were known to others, so that nothing under them counts.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        let phase = self.rotation_phase.as_deref();
+        phase.and_then(|phase| phase.parse().ok()) == Some(Phase::Revoked)
+    }
+
     /// Every key that the record claims: all lanes, current, next and previous. One that a lane
     /// keeps over generations comes more than once.
     pub fn public_keys(&self) -> impl Iterator<Item = PublicKey> + '_ {

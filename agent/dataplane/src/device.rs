@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use podwire_core::key::PrivateKey;
 use podwire_core::node::NodeName;
 
 use crate::counters::LaneCounters;
@@ -16,9 +15,9 @@ use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
 use crate::handshake_limiter::HandshakeLimiter;
 use crate::lane::Lane;
-use crate::noise::LaneKey;
 use crate::one_sided::OneSided;
 use crate::own_epoch::OwnEpoch;
+use crate::own_keys::{Fate, KeyRing, OwnKeys};
 use crate::packet_queue::AllQueues;
 use crate::peer::{Peer, PeerConfig, PeerLane, PeerState};
 use crate::peer_table::PeerTable;
@@ -35,8 +34,8 @@ pub const PROCESS_GENERATION_MAX: u8 = 15;
 /// What a device is made of.
 #[allow(missing_debug_implementations)] // holds private keys
 pub struct DeviceConfig {
-    /// Own lanes' private keys, lane 0 first: 1 to [`LANES_MAX`].
-    pub lanes: Vec<PrivateKey>,
+    /// Own keys, of 1 to [`LANES_MAX`] lanes.
+    pub keys: OwnKeys,
     /// 4 bits that tell the processes of this node apart: the upper bits of every receiver index.
     pub process_generation: u8,
     /// Own device addresses (informational).
@@ -57,6 +56,9 @@ pub enum DeviceError {
     /// Not 1 to 8 lanes.
     #[error("a device has 1 to {LANES_MAX} lanes, not {0}: set the number of lanes accordingly")]
     Lanes(usize),
+    /// So many keys, and not one for each of so many lanes.
+    #[error("{0} keys for {1} lanes: give each lane its own")]
+    Keys(usize, usize),
     /// Two lanes have one key: an initiation for one could be replayed to the other.
     #[error("lanes {0} and {1} have the same private key: give each lane its own")]
     SameKey(usize, usize),
@@ -67,7 +69,6 @@ pub enum DeviceError {
 
 /// What belongs to one own lane.
 pub(crate) struct OwnLane {
-    pub(crate) key: LaneKey,
     pub(crate) counters: LaneCounters,
     /// Peers whose session set on this lane has become active, for the lane's thread to tick.
     activated: Mutex<Vec<Arc<PeerState>>>,
@@ -117,36 +118,28 @@ impl Device {
     /// When the number of lanes, their keys or the process generation are not acceptable.
     pub fn new(config: DeviceConfig) -> Result<Arc<Self>, DeviceError> {
         let DeviceConfig {
-            lanes,
+            keys,
             process_generation,
             addresses,
             handshakes_per_second,
             keeps_open,
             seed,
         } = config;
-        if lanes.is_empty() || lanes.len() > LANES_MAX {
-            return Err(DeviceError::Lanes(lanes.len()));
-        }
+        let lanes = keys.base.len();
+        let own = KeyRing::new(keys)?;
         if process_generation > PROCESS_GENERATION_MAX {
             return Err(DeviceError::ProcessGeneration(process_generation));
         }
-        let keys: Vec<_> = lanes.iter().map(PrivateKey::public_key).collect();
-        for (number, key) in keys.iter().enumerate() {
-            if let Some(other) = keys[..number].iter().position(|earlier| earlier == key) {
-                return Err(DeviceError::SameKey(other, number));
-            }
-        }
-        let own_lane = |key| OwnLane {
-            key: LaneKey::new(key),
+        let own_lane = |_| OwnLane {
             counters: LaneCounters::new(),
             activated: Mutex::new(Vec::new()),
             requested: Mutex::new(VecDeque::new()),
         };
         Ok(Arc::new(Self {
-            lanes: lanes.into_iter().map(own_lane).collect(),
+            lanes: (0..lanes).map(own_lane).collect(),
             indices: ReceiverIndices::new(process_generation, seed),
             limiter: HandshakeLimiter::new(handshakes_per_second),
-            table: ArcSwap::from_pointee(PeerTable::default()),
+            table: ArcSwap::from_pointee(PeerTable::new(Arc::new(own))),
             seed,
             keeps_open,
             own_epoch: OwnEpoch::default(),
@@ -213,6 +206,26 @@ impl Device {
             self.open_ways();
         }
         replaced.changes
+    }
+
+    /// Replaces the own keys. Sessions of those that stay are untouched; `fate` says what becomes
+    /// of the others.
+    ///
+    /// # Errors
+    /// When the keys are not acceptable: then nothing has changed.
+    pub fn set_keys(&self, keys: OwnKeys, fate: Fate, now: Instant) -> Result<(), DeviceError> {
+        let _writer = self.writer.lock();
+        let before = self.table.load();
+        let table = before.with_own_keys(before.own().next(keys, fate)?);
+        self.table.store(Arc::new(table));
+        for peer in self.table.load().peers() {
+            for (lane, cell) in peer.state.lanes.iter().enumerate().take(peer.lanes) {
+                if let Some(set) = cell.lock().set.as_mut() {
+                    set.follow(&self.context(lane, peer, now));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Asks every peer that is not asked already and can be.
@@ -366,13 +379,11 @@ impl Device {
     }
 
     pub(crate) fn context<'a>(&'a self, lane: usize, peer: &'a Peer, now: Instant) -> Context<'a> {
-        let own = &self.lanes[lane];
-        let (key, counters) = (&own.key, &own.counters);
+        let counters = &self.lanes[lane].counters;
         Context {
             now,
             lane,
             peer,
-            key,
             indices: &self.indices,
             own_epoch: &self.own_epoch,
             counters,
@@ -438,6 +449,7 @@ fn lane_status(set: Option<&SessionSet>, context: &Context<'_>) -> LaneStatus {
             .map(|at| context.now.saturating_duration_since(at)),
         confirmed: confirmed_key.is_some(),
         confirmed_key,
+        is_on_newer: set.is_some_and(|set| set.is_on_newer(context.now)),
         handshaking: set.is_some_and(SessionSet::is_handshaking),
         endpoint: set.map_or_else(first, |set| set.endpoint(context)),
         sessions: set.map_or(0, SessionSet::members),

@@ -11,6 +11,7 @@ use podwire_core::mesh::EncryptedPair;
 use podwire_core::mtu::{Family, inner_mtu};
 use podwire_core::node::NodeName;
 
+use crate::own_keys::KeyRing;
 use crate::session_set::SessionSet;
 
 /// One peer as the control plane wants it.
@@ -34,6 +35,8 @@ pub(crate) struct Peer {
     pub(crate) version: u64,
     /// Lanes that both nodes have.
     pub(crate) lanes: usize,
+    /// The own keys.
+    pub(crate) own: Arc<KeyRing>,
     pub(crate) state: Arc<PeerState>,
     /// Path MTU in bytes that the kernel has reported under this configuration.
     path_mtu: AtomicU32,
@@ -44,6 +47,7 @@ impl Peer {
         name: NodeName,
         config: PeerConfig,
         version: u64,
+        own: Arc<KeyRing>,
         state: Arc<PeerState>,
     ) -> Self {
         let lanes = state.lanes.len().min(config.pair.lanes.len());
@@ -53,8 +57,26 @@ impl Peer {
             config,
             version,
             lanes,
+            own,
             state,
             path_mtu,
+        }
+    }
+
+    /// The same peer under other own keys.
+    pub(crate) fn with_own_keys(&self, own: &Arc<KeyRing>, version: u64) -> Self {
+        let (name, config) = (self.name.clone(), self.config.clone());
+        let state = Arc::clone(&self.state);
+        let after = Self::new(name, config, version, Arc::clone(own), state);
+        after.keep_path_mtu(self);
+        after
+    }
+
+    /// Takes over what the kernel has reported to `before`, if nothing but keys is different.
+    pub(crate) fn keep_path_mtu(&self, before: &Self) {
+        let (ours, theirs) = (&self.config, &before.config);
+        if ours.path_mtu == theirs.path_mtu && ours.pair.endpoints == theirs.pair.endpoints {
+            self.lower_path_mtu(before.path_mtu.load(Ordering::Relaxed));
         }
     }
 

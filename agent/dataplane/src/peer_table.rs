@@ -9,11 +9,11 @@ use podwire_core::key::PublicKey;
 use podwire_core::node::NodeName;
 
 use crate::endpoint::of_lane;
+use crate::own_keys::KeyRing;
 use crate::peer::{Peer, PeerConfig, PeerState};
 use crate::status::PeerChanges;
 
 /// The peers by everything that a packet names them by.
-#[derive(Debug, Default)]
 pub(crate) struct PeerTable {
     by_name: BTreeMap<NodeName, Arc<Peer>>,
     by_ordinal: Vec<Option<Arc<Peer>>>,
@@ -22,6 +22,8 @@ pub(crate) struct PeerTable {
     allowed_ips: AllowedIps<u32>,
     /// The endpoints of all lanes.
     named: HashSet<SocketAddr>,
+    /// The own keys: of the table, so that a peer and the keys by which it is met are of one time.
+    own: Arc<KeyRing>,
     version: u64,
 }
 
@@ -38,6 +40,38 @@ pub(crate) struct Replaced {
 }
 
 impl PeerTable {
+    /// A table without peers.
+    pub(crate) fn new(own: Arc<KeyRing>) -> Self {
+        Self {
+            by_name: BTreeMap::new(),
+            by_ordinal: Vec::new(),
+            by_key: HashMap::new(),
+            allowed_ips: AllowedIps::default(),
+            named: HashSet::new(),
+            own,
+            version: 0,
+        }
+    }
+
+    /// A table of the next version, with as many places and no peer yet.
+    fn empty(&self, own: Arc<KeyRing>) -> Self {
+        Self {
+            by_ordinal: vec![None; self.by_ordinal.len()],
+            version: self.version + 1,
+            ..Self::new(own)
+        }
+    }
+
+    /// The same peers under other own keys.
+    pub(crate) fn with_own_keys(&self, own: KeyRing) -> Self {
+        let own = Arc::new(own);
+        let mut table = self.empty(Arc::clone(&own));
+        for peer in self.peers() {
+            table.insert(Arc::new(peer.with_own_keys(&own, table.version)));
+        }
+        table
+    }
+
     /// The table for `configs`. Peers whose configuration is the same are the same; one with
     /// another uid is gone, and another of its name is new.
     pub(crate) fn next(
@@ -45,21 +79,26 @@ impl PeerTable {
         configs: &BTreeMap<NodeName, PeerConfig>,
         own_lanes: usize,
     ) -> (Self, Replaced) {
-        let version = self.version + 1;
-        let mut table = Self {
-            version,
-            ..Self::default()
-        };
+        let mut table = self.empty(Arc::clone(&self.own));
         let mut replaced = Replaced::default();
-        table.by_ordinal.resize(self.by_ordinal.len(), None);
+        let make = |name: &NodeName, config: &PeerConfig, state| {
+            let own = Arc::clone(&self.own);
+            Arc::new(Peer::new(
+                name.clone(),
+                config.clone(),
+                self.version + 1,
+                own,
+                state,
+            ))
+        };
         let mut added = Vec::new();
         for (name, config) in configs {
             match self.by_name.get(name) {
                 Some(peer) if peer.config == *config => table.insert(Arc::clone(peer)),
                 Some(before) if before.config.uid == config.uid => {
                     let state = Arc::clone(&before.state);
-                    let after = Peer::new(name.clone(), config.clone(), version, state);
-                    let after = Arc::new(after);
+                    let after = make(name, config, state);
+                    after.keep_path_mtu(before);
                     table.insert(Arc::clone(&after));
                     replaced.changed.push((Arc::clone(before), after));
                 }
@@ -81,12 +120,7 @@ impl PeerTable {
         for (name, config) in added {
             replaced.added.push(name.clone());
             let state = Arc::new(PeerState::new(table.free_ordinal(), own_lanes));
-            table.insert(Arc::new(Peer::new(
-                name.clone(),
-                config.clone(),
-                version,
-                state,
-            )));
+            table.insert(make(name, config, state));
         }
         (table, replaced)
     }
@@ -102,15 +136,12 @@ impl PeerTable {
 
     fn insert(&mut self, peer: Arc<Peer>) {
         let ordinal = peer.state.ordinal;
-        for (lane, key) in peer
-            .config
-            .pair
-            .lanes
-            .iter()
-            .map(|lane| lane.key)
-            .enumerate()
-        {
-            self.by_key.entry(key).or_insert((ordinal, lane));
+        let pair = &peer.config.pair;
+        // One that a lane keeps over generations comes more than once.
+        for keys in [&pair.lanes, &pair.next, &pair.previous] {
+            for (lane, key) in keys.iter().map(|lane| lane.key).enumerate() {
+                self.by_key.entry(key).or_insert((ordinal, lane));
+            }
         }
         for prefix in &peer.config.allowed_ips {
             self.allowed_ips.insert(*prefix, ordinal);
@@ -122,6 +153,11 @@ impl PeerTable {
         self.named.extend(endpoints);
         self.by_name.insert(peer.name.clone(), Arc::clone(&peer));
         self.by_ordinal[ordinal as usize] = Some(peer);
+    }
+
+    /// The own keys.
+    pub(crate) fn own(&self) -> &Arc<KeyRing> {
+        &self.own
     }
 
     /// Every peer, by name.

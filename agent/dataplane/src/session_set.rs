@@ -54,7 +54,6 @@ pub(crate) struct Context<'a> {
     /// The lane of both nodes.
     pub(crate) lane: usize,
     pub(crate) peer: &'a Peer,
-    pub(crate) key: &'a LaneKey,
     pub(crate) indices: &'a ReceiverIndices,
     pub(crate) own_epoch: &'a OwnEpoch,
     pub(crate) counters: &'a LaneCounters,
@@ -64,6 +63,10 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
+    pub(crate) fn key(&self) -> &LaneKey {
+        &self.peer.own.lane(self.lane).base
+    }
+
     fn identity(&self) -> Option<Identity> {
         let pair = &self.peer.config.pair;
         Some(Identity {
@@ -247,6 +250,11 @@ impl SessionSet {
         self.sender(now).map(|index| self.members[index].key)
     }
 
+    /// Whether a confirmed session exists under this node's newer key.
+    pub(crate) fn is_on_newer(&self, _now: Instant) -> bool {
+        false
+    }
+
     /// Whether this lane carries its own flows: lane 0 always does.
     pub(crate) fn is_usable(&self, context: &Context<'_>) -> bool {
         let is_silent = self
@@ -298,7 +306,7 @@ impl SessionSet {
             lane: context.lane,
         };
         let slot = context.indices.take(owner, context.now)?;
-        let tunnel = Tunnel::new(context.key, &self.identity.key, slot.index(), context.now);
+        let tunnel = Tunnel::new(context.key(), &self.identity.key, slot.index(), context.now);
         Some(Member {
             tunnel,
             key: self.identity.key,

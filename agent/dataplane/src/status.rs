@@ -44,6 +44,14 @@ pub struct PeerStatus {
 }
 
 impl PeerStatus {
+    /// Whether every lane with a confirmed session has one under this node's newer key; of no
+    /// meaning when no lane has a session.
+    #[must_use]
+    pub fn is_on_newer(&self) -> bool {
+        let mut confirmed = self.lanes.iter().filter(|lane| lane.confirmed);
+        confirmed.all(|lane| lane.is_on_newer)
+    }
+
     /// The sums over all lanes.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
@@ -64,6 +72,9 @@ pub struct LaneStatus {
     /// The peer's public key in that session: not the configured one while only a session under a
     /// replaced key lives. The peer has proved that it holds this key.
     pub confirmed_key: Option<PublicKey>,
+    /// Whether a confirmed session exists under this node's newer key: see
+    /// [`crate::OwnKeys::newer`].
+    pub is_on_newer: bool,
     /// Whether an initiation of ours waits for its response.
     pub handshaking: bool,
     /// Where the next datagram goes.

@@ -12,8 +12,8 @@ use podwire_core::record;
 use podwire_dataplane::batch::ROOM_MIN;
 use podwire_dataplane::packet_queue::QUEUE_PACKETS;
 use podwire_dataplane::{
-    Datagram, DeliveryBatch, Device, DeviceConfig, DropReason, Ecn, Lane, OverlayBatch, PeerConfig,
-    Traffic, UnderlayBatch,
+    Datagram, DeliveryBatch, Device, DeviceConfig, DropReason, Ecn, Lane, OverlayBatch, OwnKeys,
+    PeerConfig, Traffic, UnderlayBatch,
 };
 use zeroize::Zeroizing;
 
@@ -146,6 +146,9 @@ fn peer_config(peer: u8) -> PeerConfig {
         pair: EncryptedPair {
             endpoints: is_fixed.then(|| address(peer)).into_iter().collect(),
             lanes: lanes.collect(),
+            next: Vec::new(),
+            previous: Vec::new(),
+            is_revoked: false,
             key_generation: 1,
             epoch: 0,
         },
@@ -171,7 +174,7 @@ impl World {
     pub(crate) fn new(setup: Setup) -> Self {
         let start = Instant::now();
         let device = Device::new(DeviceConfig {
-            lanes: (0..LANES).map(|lane| key(1 + lane)).collect(),
+            keys: OwnKeys::of((0..LANES).map(|lane| key(1 + lane)).collect()),
             process_generation: 5,
             addresses: Vec::new(),
             handshakes_per_second: HANDSHAKES_PER_SECOND,

@@ -243,7 +243,7 @@ fn event_object(
         "reason": event.reason,
         "regarding": { "apiVersion": "v1", "kind": "Node", "name": own.as_str(), "uid": uid },
         "note": note,
-        "type": "Warning",
+        "type": if event.is_warning { "Warning" } else { "Normal" },
     })
 }
 

@@ -35,6 +35,8 @@ pub struct Event {
     pub reason: &'static str,
     /// What, in a sentence.
     pub note: String,
+    /// Whether an operator has to look.
+    pub is_warning: bool,
 }
 
 /// Why a record could not be published; trying again later is always right.

@@ -1,5 +1,5 @@
 //! The agent's own voice: the admin socket, the Prometheus endpoint, and the client that the
-//! command line asks them with. It only reads.
+//! command line asks them with. It reads, and takes requests about the own keys.
 
 pub(crate) mod client;
 mod metrics;
@@ -12,6 +12,7 @@ use podwire_core::desired_kernel::UnroutableReason;
 use podwire_core::kernel::Kernel;
 use podwire_core::mesh::DesiredMesh;
 use podwire_core::node::NodeName;
+use podwire_core::request::Request;
 use ring::cipher::Cipher;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,6 +53,9 @@ pub(crate) struct Shown {
     pub(crate) unroutable: ArcSwap<BTreeMap<NodeName, UnroutableReason>>,
     /// Encrypted peers with a live session, as of the last housekeeping.
     pub(crate) peers_up: AtomicUsize,
+    /// What was asked last of the own keys over the socket: the only thing that is told to the
+    /// control plane from here.
+    pub(crate) asked: ArcSwapOption<Request>,
     /// When the control loop turned last.
     pub(crate) turned: ArcSwapOption<Instant>,
 }

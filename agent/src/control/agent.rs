@@ -36,6 +36,7 @@ use crate::control::generations;
 use crate::control::healing::Healing;
 use crate::control::host_checks::HostChecks;
 use crate::control::incumbents;
+use crate::control::key_rotation::KeyRotation;
 use crate::control::mode::{self, ModeDecision, ModeInputs};
 use crate::control::network_available::Announcement;
 use crate::control::obstacles::Obstacles;
@@ -90,6 +91,7 @@ pub(crate) struct Agent {
     pub(super) incumbents: Incumbents,
     pub(super) mode: ModeDecision,
     pub(super) data_plane: Option<DataPlane>,
+    pub(super) rotation: KeyRotation,
     pub(super) mesh: Option<Arc<DesiredMesh>>,
     /// Where peers were found when the last pass began.
     pub(super) in_use: BTreeSet<IpAddr>,
@@ -184,6 +186,7 @@ impl Agent {
             write_budget: WriteBudget::default(),
             mode: ModeDecision::Undecided,
             data_plane: None,
+            rotation: KeyRotation::default(),
             mesh: None,
             in_use: BTreeSet::new(),
             shown: ShownHandle::default(),
@@ -328,6 +331,7 @@ impl Agent {
     pub(crate) async fn housekeep(&mut self) -> anyhow::Result<()> {
         let in_use = self.peers_in_use();
         self.remember_incumbents(&in_use);
+        self.rotate_keys(&in_use);
         let kept = self.keep_stamp().and_then(|()| self.keep_snapshot());
         self.problems
             .state

@@ -2,10 +2,11 @@
 //! together.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
-use podwire_core::key::PrivateKey;
-use podwire_dataplane::{Device, DeviceConfig, HANDSHAKES_PER_SECOND};
+use podwire_core::rotation::{Phase, Rotation};
+use podwire_dataplane::{Device, DeviceConfig, Fate, HANDSHAKES_PER_SECOND, OwnKeys};
 use ring::cipher::Cipher;
 use tracing::{debug, info};
 
@@ -16,8 +17,10 @@ use crate::transport::{
 
 /// What a data plane is made of.
 pub(super) struct DataPlaneInputs<'a> {
-    /// Own keys, lane 0 first.
-    pub(super) keys: Vec<PrivateKey>,
+    /// Own keys of every lane.
+    pub(super) keys: OwnKeys,
+    /// Where the rotation of these keys stands.
+    pub(super) rotation: Rotation,
     /// Which process of this node this is: 4 bits.
     pub(super) process_generation: u8,
     /// Name of the TUN device.
@@ -36,6 +39,8 @@ pub(super) struct DataPlaneInputs<'a> {
 #[derive(Debug)]
 pub(super) struct DataPlane {
     device: Arc<Device>,
+    /// Of the keys that the device has.
+    rotation: Rotation,
     transport: Transport,
     events: Arc<EventQueue>,
     offloads: Arc<OffloadsInUse>,
@@ -49,7 +54,7 @@ pub(super) struct DataPlane {
 impl DataPlane {
     /// Binds the sockets, makes or takes over the TUN device, starts the lanes.
     pub(super) fn start(inputs: DataPlaneInputs<'_>) -> anyhow::Result<Self> {
-        let lanes = inputs.keys.len();
+        let lanes = inputs.keys.base.len();
         let sockets = LaneSockets::bind_lanes(inputs.listen_port, lanes)?;
         let offloads = Arc::new(OffloadsInUse::new(inputs.offloads));
         let tun = TunDevice::open(inputs.device, lanes, &offloads)?;
@@ -57,7 +62,7 @@ impl DataPlane {
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
             .context("the operating system gives no random bytes")?;
         let device = Device::new(DeviceConfig {
-            lanes: inputs.keys,
+            keys: inputs.keys,
             process_generation: inputs.process_generation,
             addresses: Vec::new(),
             handshakes_per_second: HANDSHAKES_PER_SECOND,
@@ -77,6 +82,7 @@ impl DataPlane {
             offloads,
             cipher: inputs.cipher,
             device,
+            rotation: inputs.rotation,
             transport,
             name: inputs.device.to_owned(),
             lanes,
@@ -87,6 +93,29 @@ impl DataPlane {
     /// The WireGuard device.
     pub(super) const fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// Whether the device has the keys of this phase.
+    pub(super) fn has_keys_of(&self, rotation: Rotation) -> bool {
+        self.rotation == rotation
+    }
+
+    /// Replaces the own keys by those of another phase.
+    pub(super) fn set_keys(
+        &mut self,
+        keys: OwnKeys,
+        rotation: Rotation,
+        now: Instant,
+    ) -> anyhow::Result<()> {
+        let fate = match rotation.phase {
+            Phase::Revoked => Fate::Revoked,
+            Phase::Settled | Phase::Announced | Phase::Promoted(_) | Phase::Withdrawn => {
+                Fate::Replaced
+            }
+        };
+        self.device.set_keys(keys, fate, now)?;
+        self.rotation = rotation;
+        Ok(())
     }
 
     /// What the kernel does for many packets at once.

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::agent::Agent;
+use super::key_rotation::NORMAL;
 use super::repeat_log::in_one_line;
 
 /// Least time between two Events of one reason. All agents of a mesh may have the same to tell.
@@ -123,7 +124,12 @@ impl Events {
             note: Some(note.clone()),
         };
         self.told.insert(reason, told);
-        Some(Event { reason, note })
+        let is_warning = !NORMAL.contains(&reason);
+        Some(Event {
+            reason,
+            note,
+            is_warning,
+        })
     }
 }
 
@@ -201,6 +207,7 @@ impl Agent {
         ]
         .into_iter()
         .filter_map(|(reason, note)| Some((reason, note?)))
+        .chain(self.rotation.says())
         .collect()
     }
 }

@@ -3,6 +3,7 @@
 use podwire_core::key::PublicKey;
 use podwire_core::mesh::{DesiredMesh, Incumbent, Incumbents, Pair};
 use podwire_core::node::NodeName;
+use podwire_core::record::Lane;
 use podwire_registry::nodes::Nodes;
 
 /// The incumbents that still are what they were: one whose Node is gone, or was created again, is
@@ -38,17 +39,28 @@ pub(crate) fn confirm<'a>(
         let Pair::Encrypted(pair) = &peer.pair else {
             continue;
         };
-        let Some((lane, others)) = pair.lanes.split_first() else {
+        // A session under a key that was replaced proves nothing about the one that is claimed now.
+        let mut claimed = [&pair.lanes, &pair.next].into_iter();
+        let proved = claimed.find(|lanes| lanes.first().is_some_and(|lane| lane.key == key));
+        let Some(mut lanes) = proved else {
             continue;
         };
-        // A session under a key that was replaced proves nothing about the one that is claimed now.
-        if lane.key != key {
-            continue;
+        // What is announced may be withdrawn: whoever proved its present key is known by that.
+        let is_known = |lane: &Lane| {
+            let known = incumbents.get(name);
+            known.is_some_and(|it| it.uid == peer.uid && it.public_key == lane.key)
+        };
+        if pair.lanes.first().is_some_and(is_known) {
+            lanes = &pair.lanes;
         }
+        let mut keys = lanes.iter().map(|lane| lane.key);
+        let Some(public_key) = keys.next() else {
+            continue;
+        };
         let next = Incumbent {
             uid: peer.uid.clone(),
-            public_key: lane.key,
-            other_lanes: others.iter().map(|other| other.key).collect(),
+            public_key,
+            other_lanes: keys.collect(),
             pod_cidrs: peer.pod_cidrs.clone(),
         };
         if incumbents.get(name) != Some(&next) {
@@ -73,16 +85,24 @@ mod tests {
         PublicKey::from_bytes([byte; 32]).expect("not zero")
     }
 
+    fn lane_0(number: u8) -> Option<LaneKeys> {
+        Some(LaneKeys {
+            public_key: key(number),
+            lanes: Vec::new(),
+        })
+    }
+
     fn peer(uid: &str) -> Arc<Node> {
+        peer_with(uid, None)
+    }
+
+    fn peer_with(uid: &str, next: Option<LaneKeys>) -> Arc<Node> {
         let record = Record {
             mode: Mode::Encrypted,
             pod_cidrs: vec!["10.244.2.0/24".parse().expect("cidr")],
             endpoints: Vec::new(),
-            current: Some(LaneKeys {
-                public_key: key(2),
-                lanes: Vec::new(),
-            }),
-            next: None,
+            current: lane_0(2),
+            next,
             previous: None,
             key_generation: 1,
             key_created: None,
@@ -154,6 +174,20 @@ mod tests {
     fn a_session_under_another_key_makes_no_incumbent() {
         let nodes = nodes(&[peer("a")]);
         assert!(confirmed(Incumbents::new(), &nodes, Some(key(3))).is_empty());
+    }
+
+    #[test]
+    fn a_session_under_an_announced_key_proves_it_and_takes_nothing_from_the_present_one() {
+        let nodes = nodes(&[peer_with("a", lane_0(4))]);
+        let name: NodeName = "node-2".parse().expect("name");
+        let by_next = confirmed(Incumbents::new(), &nodes, Some(key(4)));
+        assert_eq!(by_next[&name].public_key, key(4));
+        let by_current = confirmed(Incumbents::new(), &nodes, Some(key(2)));
+        assert_eq!(by_current[&name].public_key, key(2));
+        let both = confirmed(by_current.clone(), &nodes, Some(key(4)));
+        assert_eq!(both, by_current);
+        let again = confirmed(by_next, &nodes, Some(key(2)));
+        assert_eq!(again, by_current);
     }
 
     #[test]

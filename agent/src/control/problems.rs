@@ -47,6 +47,8 @@ pub(super) struct Problems {
     pub(super) device: Problem,
     /// The kernel forwards no packets.
     pub(super) forwarding: Problem,
+    /// The own keys are not rotated as they should be.
+    pub(super) keys: Problem,
     /// The own record cannot be published.
     pub(super) publish: Problem,
     /// Kernel or data plane cannot be brought to the desired state.
@@ -76,6 +78,7 @@ impl Problems {
             &self.configuration,
             &self.device,
             &self.forwarding,
+            &self.keys,
             &self.publish,
             &self.reconcile,
             &self.state,

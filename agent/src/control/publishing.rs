@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use podwire_core::record::{ANNOTATION_PREFIX, Mode};
+use podwire_core::node::Node;
+use podwire_core::record::{ANNOTATION_PREFIX, Mode, Record};
 use podwire_registry::registry::Published;
 use tokio::task::JoinHandle;
 use tracing::info;
 
 use super::agent::Agent;
+use super::data_plane::DataPlane;
 use super::mode::ModeDecision;
 use super::own_record::{OwnRecordInputs, own_record};
 use super::write_budget::Permission;
@@ -106,10 +108,12 @@ impl Agent {
         let ModeDecision::Declared(mode) = self.mode else {
             return Ok(None);
         };
+        // A key is told to nobody before it is used here.
+        let has_keys = |data_plane: &DataPlane| data_plane.has_keys_of(self.state.rotation());
         let encrypted = mode == Mode::Encrypted;
         let unfit = self.problems.configuration.is_some()
             || !self.guarded
-            || (encrypted && self.data_plane.is_none())
+            || (encrypted && !self.data_plane.as_ref().is_some_and(has_keys))
             || !self.nodes.is_synchronised();
         if unfit {
             return Ok(None);
@@ -126,18 +130,9 @@ impl Agent {
         if let Some(published) = published {
             self.state.continue_epoch(published.epoch)?;
         }
-        let record = own_record(
-            &node,
-            &OwnRecordInputs {
-                mode,
-                lanes: &self.state.public_keys(),
-                listen_port: self.config.listen_port,
-                publish_endpoint: self.config.publish_endpoint,
-                key_generation: self.state.key_generation(),
-                key_created: self.state.key_created(),
-                epoch: self.state.epoch(),
-            },
-        );
+        let Some(record) = self.own_record_for(&node) else {
+            return Ok(None);
+        };
         let annotations = record.to_annotations();
         let held = node.annotations.iter();
         let is_record = |(key, _): &(&String, &String)| key.starts_with(ANNOTATION_PREFIX);
@@ -146,5 +141,22 @@ impl Agent {
         }
         let uid = node.uid.clone();
         Ok(Some(Wanted { uid, annotations }))
+    }
+
+    /// The record of the present mode and keys for the own Node.
+    pub(super) fn own_record_for(&self, node: &Node) -> Option<Record> {
+        let ModeDecision::Declared(mode) = self.mode else {
+            return None;
+        };
+        let inputs = OwnRecordInputs {
+            mode,
+            keys: &self.state.told_keys(),
+            listen_port: self.config.listen_port,
+            publish_endpoint: self.config.publish_endpoint,
+            rotation: self.state.rotation(),
+            key_created: self.state.key_created(),
+            epoch: self.state.epoch(),
+        };
+        Some(own_record(node, &inputs))
     }
 }

@@ -60,6 +60,8 @@ impl Agent {
         );
         self.rests_until = Instant::now() + (RESTS * started.elapsed()).min(REST_MAX);
         self.tried(done);
+        let in_use = self.peers_in_use();
+        self.rotate_keys(&in_use);
         self.publish();
         let declared = matches!(self.mode, ModeDecision::Declared(_));
         self.converged = self.nodes.is_synchronised()
@@ -290,7 +292,8 @@ impl Agent {
             // From here on a failure never makes this node plaintext.
             self.state.keep_ever_encrypted()?;
             let started = DataPlane::start(DataPlaneInputs {
-                keys: self.state.private_keys()?,
+                keys: self.state.own_keys()?,
+                rotation: self.state.rotation(),
                 process_generation: self.state.process_generation(),
                 device: &self.config.device,
                 listen_port: self.config.listen_port,

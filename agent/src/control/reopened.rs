@@ -64,6 +64,9 @@ mod tests {
                 port: 0,
                 key: PublicKey::from_bytes([2; 32]).expect("not zero"),
             }],
+            next: Vec::new(),
+            previous: Vec::new(),
+            is_revoked: false,
             key_generation: 1,
             epoch: 0,
         })

@@ -55,6 +55,7 @@ impl Agent {
                 self.config.node_name
             ));
         }
+        problems.extend(self.rotation.refused.clone());
         if self.mode == ModeDecision::Undecided {
             problems.push("the mode of this node is undecided".to_owned());
         }
@@ -70,11 +71,13 @@ impl Agent {
             problems,
             public_key: self
                 .state
-                .public_keys()
+                .told_keys()
+                .current
                 .first()
                 .filter(|_| encrypted)
                 .map(ToString::to_string),
             key_generation: self.state.key_generation(),
+            rotation: self.rotation_status(),
             epoch: self.state.epoch(),
             lanes: if encrypted { self.config.lanes } else { 0 },
             listen_port: self.config.listen_port,

@@ -23,6 +23,8 @@ pub(crate) struct Status {
     pub(crate) problems: Vec<String>,
     pub(crate) public_key: Option<String>,
     pub(crate) key_generation: u64,
+    #[serde(default)]
+    pub(crate) rotation: RotationStatus,
     pub(crate) epoch: u64,
     pub(crate) lanes: usize,
     pub(crate) listen_port: u16,
@@ -58,6 +60,29 @@ pub(crate) struct Refused {
     /// A word: see [`podwire_registry::refusals::Reason`].
     pub(crate) reason: String,
     pub(crate) message: String,
+}
+
+/// Where the rotation of the own keys stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RotationStatus {
+    /// `settled`, `announced`, `promoted confirmed=N/M` as of the promotion, `withdrawn` or
+    /// `revoked`.
+    pub(crate) phase: String,
+    /// When the keys in force were made, RFC 3339.
+    pub(crate) key_created: String,
+    /// Peers that use the newer keys.
+    pub(crate) confirmed: usize,
+    /// Peers with a session that do not: the first of them. What has no agent needs this node's
+    /// other public key in its configuration.
+    pub(crate) waiting: Vec<String>,
+    /// How many there are.
+    pub(crate) waiting_total: usize,
+    /// The request that counts, and what it comes to.
+    pub(crate) request: Option<String>,
+    /// Why a request is not done.
+    pub(crate) refused: Option<String>,
+    /// Seconds from the last announcement to the end of the keys before.
+    pub(crate) last_seconds: Option<u64>,
 }
 
 /// The CNI configuration that this agent writes.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock            one agent a node
-//! keys            private keys of all lanes        damaged or missing: an error, never new keys
+//! keys            private keys, their rotation     damaged or missing: an error, never new keys
 //! history.json    starts, epoch, ever encrypted    damaged or missing: an error
 //! snapshot.json   the last known mesh              damaged: reported and ignored
 //! ```
@@ -14,6 +14,7 @@ mod error;
 mod folder;
 mod history;
 mod keys;
+mod own_keys;
 mod snapshot;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use podwire_core::key::{PrivateKey, PublicKey};
 use podwire_core::mesh::Incumbents;
 use podwire_core::node::{Node, NodeName};
 use tracing::warn;
@@ -31,6 +31,7 @@ pub(crate) use error::StateError;
 pub(crate) use folder::{lock_if_there, remove};
 use history::{EpochDecision, History};
 use keys::Keys;
+use own_keys::KnownKeys;
 pub(crate) use snapshot::Snapshot;
 
 /// How far the stamp on disk may be behind the highest one that was sent: a crash together with a
@@ -69,11 +70,11 @@ pub(crate) struct State {
     ran_lately: bool,
     /// The epoch was begun by this process: no published record can be of it.
     epoch_is_new: bool,
-    /// Public keys of the lanes in use, lane 0 first. The private ones are read when they are
-    /// needed.
-    public_keys: Vec<PublicKey>,
-    key_generation: u64,
-    key_created: String,
+    /// How many lanes are in use; there may be keys of more.
+    lanes: usize,
+    keys: KnownKeys,
+    /// What was written and may or may not be on disk.
+    attempted: Option<KnownKeys>,
     /// The keys were made by this process: no published record can be theirs.
     keys_are_new: bool,
     snapshot: Snapshot,
@@ -111,9 +112,9 @@ impl State {
             epoch_is_new: history.epoch != epoch_before,
             history,
             initiations_sent: 0,
-            public_keys: keys.public_keys().into_iter().take(lanes).collect(),
-            key_generation: keys.generation,
-            key_created: keys.created,
+            lanes,
+            keys: KnownKeys::of(&keys),
+            attempted: None,
             keys_are_new,
             snapshot,
         })
@@ -129,19 +130,6 @@ impl State {
         self.ran_lately
     }
 
-    /// Own public keys of the lanes in use, lane 0 first.
-    pub(crate) fn public_keys(&self) -> Vec<PublicKey> {
-        self.public_keys.clone()
-    }
-
-    /// Own private keys of the lanes in use, lane 0 first, read from disk: they are in memory only
-    /// where they are used.
-    pub(crate) fn private_keys(&self) -> Result<Vec<PrivateKey>, StateError> {
-        let mut keys = self.read_keys()?;
-        keys.lanes.truncate(self.public_keys.len());
-        Ok(keys.lanes)
-    }
-
     /// Whether this node ever declared itself encrypted.
     pub(crate) const fn ever_encrypted(&self) -> bool {
         self.history.ever_encrypted
@@ -153,32 +141,6 @@ impl State {
             ever_encrypted: true,
             ..self.history.clone()
         })
-    }
-
-    /// Generation of the keys; 1 for the first.
-    pub(crate) const fn key_generation(&self) -> u64 {
-        self.key_generation
-    }
-
-    /// When the keys were made, RFC 3339.
-    pub(crate) fn key_created(&self) -> Option<String> {
-        Some(self.key_created.clone())
-    }
-
-    /// Raises the generation above that of a published record which cannot be of these keys: keys
-    /// made anew after the state was lost, or restored from an old backup, are a later generation
-    /// to peers.
-    pub(crate) fn continue_key_generation(&mut self, published: u64) -> Result<(), StateError> {
-        let others = published > self.key_generation
-            || (self.keys_are_new && published == self.key_generation);
-        if others {
-            let mut keys = self.read_keys()?;
-            keys.generation = published.saturating_add(1);
-            keys.write(&self.folder)?;
-            self.key_generation = keys.generation;
-        }
-        self.keys_are_new = false;
-        Ok(())
     }
 
     /// What peers know this node's clock by.
@@ -280,21 +242,6 @@ impl State {
         }
         Ok(())
     }
-
-    /// The keys on disk, which must still be those of this start.
-    fn read_keys(&self) -> Result<Keys, StateError> {
-        let path = self.folder.join(keys::FILE);
-        let Some(keys) = Keys::read(&self.folder)? else {
-            return Err(StateError::Missing { path });
-        };
-        if keys.generation == self.key_generation
-            && keys.public_keys().starts_with(&self.public_keys)
-        {
-            Ok(keys)
-        } else {
-            Err(StateError::Changed { path })
-        }
-    }
 }
 
 /// The history on disk; that of a new node, put on disk, in a folder without any of a node's files.
@@ -323,11 +270,11 @@ fn open_keys(
     history: &History,
     now: SystemTime,
 ) -> Result<(Keys, bool), StateError> {
-    match Keys::read(folder)? {
+    match keys::read(folder)? {
         Some(mut keys) => {
-            if keys.lanes.len() < lanes {
-                keys.extend(lanes)?;
-                keys.write(folder)?;
+            if keys.current.lanes.len() < lanes {
+                keys::extend(&mut keys, lanes)?;
+                keys::write(&keys, folder)?;
             }
             Ok((keys, false))
         }
@@ -335,13 +282,17 @@ fn open_keys(
             path: folder.join(keys::FILE),
         }),
         None => {
-            // A clock outside all calendars still has keys; their age is for people.
-            let created = jiff::Timestamp::try_from(now).unwrap_or_default();
-            let keys = Keys::generate(lanes.max(1), created.to_string())?;
-            keys.write(folder)?;
+            let keys = keys::generate(lanes.max(1), calendar(now))?;
+            keys::write(&keys, folder)?;
             Ok((keys, true))
         }
     }
+}
+
+/// RFC 3339. A clock outside all calendars still has keys; their age is for people.
+fn calendar(now: SystemTime) -> String {
+    let now = jiff::Timestamp::try_from(now).unwrap_or_default();
+    now.to_string()
 }
 
 /// Nanoseconds since the Unix epoch; 0 before it.

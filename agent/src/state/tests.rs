@@ -2,7 +2,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
 
+use podwire_core::key::{PrivateKey, PublicKey};
 use podwire_core::mesh::Incumbent;
+use podwire_core::rotation::Step;
 
 use super::*;
 
@@ -64,10 +66,10 @@ fn node(name: &str) -> Arc<Node> {
 fn a_first_start_makes_keys_that_only_the_agent_may_read() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("var/lib/podwire");
-    let state = open(&path);
+    let mut state = open(&path);
     assert_eq!(state.public_keys().len(), LANES);
     assert_eq!(state.key_generation(), 1);
-    assert_eq!(state.key_created().as_deref(), Some("1970-01-01T00:16:40Z"));
+    assert_eq!(state.key_created(), "1970-01-01T00:16:40Z");
     assert_eq!(
         (
             state.epoch(),
@@ -77,7 +79,7 @@ fn a_first_start_makes_keys_that_only_the_agent_may_read() {
         (0, 1, false)
     );
     assert_eq!(state.snapshot(), Snapshot::default());
-    let private = state.private_keys().expect("keys");
+    let private = state.own_keys().expect("keys").base;
     let public: Vec<PublicKey> = private.iter().map(PrivateKey::public_key).collect();
     assert_eq!(public, state.public_keys());
     assert_eq!(mode(&path), 0o700);
@@ -158,9 +160,10 @@ fn added_lanes_get_new_keys_and_the_others_keep_theirs() {
         .public_keys();
     assert_eq!(more.len(), 4);
     assert_eq!(more[..2], keys);
-    let fewer = State::open(folder.path(), 1, at(1000)).expect("open");
-    assert_eq!(fewer.public_keys(), keys[..1]);
-    assert_eq!(fewer.private_keys().expect("keys").len(), 1);
+    let mut fewer = State::open(folder.path(), 1, at(1000)).expect("open");
+    assert_eq!(fewer.told_keys().current, keys[..1]);
+    assert_eq!(fewer.public_keys(), more, "all are this node's");
+    assert_eq!(fewer.own_keys().expect("keys").base.len(), 1);
     drop(fewer);
     assert_eq!(
         State::open(folder.path(), 4, at(1000))
@@ -175,7 +178,7 @@ fn a_damaged_key_file_is_an_error_that_names_it_and_never_a_new_key() {
     let (folder, _) = used();
     let path = folder.path().join("keys");
     let good = fs::read_to_string(&path).expect("text");
-    let private = good.lines().nth(4).expect("lane 0")[7..51].to_owned();
+    let private = good.lines().nth(5).expect("lane 0")[10..54].to_owned();
     let half = good[..good.len() / 2].to_owned();
     // Not the first letter: its last bit is one of those that a curve's key does without.
     let third = &private[2..3];
@@ -184,7 +187,7 @@ fn a_damaged_key_file_is_an_error_that_names_it_and_never_a_new_key() {
     for bad in [
         "",
         "garbage",
-        "\u{feff}podwire-keys 1\n",
+        "\u{feff}podwire-keys 2\n",
         &half,
         &flipped,
         &huge,
@@ -209,12 +212,12 @@ fn a_damaged_key_file_is_an_error_that_names_it_and_never_a_new_key() {
     }
     fs::write(&path, b"\xff\xfe").expect("write");
     assert!(matches!(refused(folder.path()), StateError::Damaged { .. }));
-    fs::write(&path, good.replace("podwire-keys 1", "podwire-keys 2")).expect("write");
+    fs::write(&path, good.replace("podwire-keys 2", "podwire-keys 3")).expect("write");
     assert!(matches!(
         refused(folder.path()),
         StateError::FutureVersion {
-            found: 2,
-            known: 1,
+            found: 3,
+            known: 2,
             ..
         }
     ));
@@ -534,7 +537,7 @@ fn keys_made_anew_are_a_later_generation_than_the_published_ones() {
     // The record that was published before is still what the registry tells.
     state.continue_key_generation(4).expect("kept");
     state.continue_key_generation(5).expect("kept");
-    assert_eq!(state.private_keys().expect("keys").len(), LANES);
+    assert_eq!(state.own_keys().expect("keys").base.len(), LANES);
     drop(state);
     assert_eq!(open(folder.path()).key_generation(), 5);
     // The state was lost, and the record is of the keys that were.
@@ -554,12 +557,12 @@ fn keys_made_anew_are_a_later_generation_than_the_published_ones() {
 fn keys_that_somebody_else_replaced_are_not_used() {
     let (folder, _) = used();
     let (other, _) = used();
-    let state = open(folder.path());
+    let mut state = open(folder.path());
     fs::copy(other.path().join("keys"), folder.path().join("keys")).expect("copy");
-    assert!(matches!(
-        state.private_keys(),
-        Err(StateError::Changed { .. })
-    ));
+    let read = state.own_keys().err();
+    assert!(matches!(read, Some(StateError::Changed { .. })));
+    let step = state.rotate(Step::Prepare, at(2000)).err();
+    assert!(matches!(step, Some(StateError::Changed { .. })));
 }
 
 /// Runs this very test again in a mount namespace of its own, where it may mount.
@@ -650,3 +653,5 @@ fn a_full_or_read_only_disk_is_a_clear_error_and_harms_nothing() {
         .expect("umount(8)");
     assert!(status.success());
 }
+
+mod rotation;

@@ -9,7 +9,7 @@ use podwire_core::key::PrivateKey;
 use podwire_core::mesh::EncryptedPair;
 use podwire_core::node::NodeName;
 use podwire_core::record;
-use podwire_dataplane::{DeviceConfig, PeerConfig};
+use podwire_dataplane::{DeviceConfig, OwnKeys, PeerConfig};
 
 use super::events::TransportEvents;
 use super::udp::UdpError;
@@ -69,7 +69,7 @@ fn pod(node: u8) -> [IpAddr; 2] {
 impl Node {
     fn start(number: u8, namespace: Namespace, lanes: usize) -> Self {
         let config = DeviceConfig {
-            lanes: keys(number, lanes),
+            keys: OwnKeys::of(keys(number, lanes)),
             process_generation: 0,
             addresses: Vec::new(),
             handshakes_per_second: 200,
@@ -106,6 +106,9 @@ impl Node {
         let pair = EncryptedPair {
             endpoints: vec![SocketAddr::new(endpoint.parse().expect("an address"), PORT)],
             lanes: lanes.collect(),
+            next: Vec::new(),
+            previous: Vec::new(),
+            is_revoked: false,
             key_generation: 0,
             epoch: 0,
         };

@@ -34,6 +34,9 @@ fn encrypted(endpoints: &[&str]) -> Pair {
     Pair::Encrypted(EncryptedPair {
         endpoints,
         lanes,
+        next: Vec::new(),
+        previous: Vec::new(),
+        is_revoked: false,
         key_generation: 1,
         epoch: 0,
     })

@@ -724,6 +724,77 @@ fn an_incumbent_that_promoted_its_next_key_stays_one() {
 }
 
 #[test]
+fn an_incumbent_that_a_handshake_confirmed_by_its_next_key_is_one() {
+    let claim = Record {
+        pod_cidrs: vec![net("10.244.2.0/24")],
+        ..record(1)
+    };
+    let announcing = Record {
+        current: keys(28, &[29]),
+        next: keys(20, &[21]),
+        ..record(2)
+    };
+    let nodes = registry([node(1, &claim), node(2, &announcing)]);
+    let mesh = desired_mesh(&nodes, &own(), &confirmed(&[2]), &policy());
+    assert_eq!(peers(&mesh), ["node-2"]);
+}
+
+/// The pair of the only peer.
+fn only_pair(claim: &Record) -> EncryptedPair {
+    let mesh = mesh([node(2, claim)]);
+    match &mesh.peers[&name("node-2")].pair {
+        Pair::Encrypted(pair) => pair.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_pair_has_the_keys_that_a_rotation_names_beside_those_in_force() {
+    let plain = only_pair(&record(2));
+    assert!(plain.next.is_empty() && plain.previous.is_empty() && !plain.is_revoked);
+    let phase = |text: &str| Some(text.to_owned());
+    let announced = only_pair(&Record {
+        next: keys(30, &[31]),
+        rotation_phase: phase("announced"),
+        ..record(2)
+    });
+    let lane = |port, number| Lane {
+        port,
+        key: key(number),
+    };
+    assert_eq!(announced.lanes, plain.lanes);
+    assert_eq!(announced.next, [lane(51880, 30), lane(51881, 31)]);
+    let promoted = only_pair(&Record {
+        previous: keys(30, &[]),
+        rotation_phase: phase("promoted confirmed=1/1"),
+        ..record(2)
+    });
+    assert_eq!(promoted.previous, [lane(51880, 30)]);
+    assert!(promoted.next.is_empty() && !promoted.is_revoked);
+    let revoked = only_pair(&Record {
+        rotation_phase: phase("revoked"),
+        ..record(2)
+    });
+    assert!(revoked.is_revoked);
+}
+
+#[test]
+fn keys_that_do_not_count_are_in_no_pair() {
+    let announced = Record {
+        next: keys(30, &[11]),
+        previous: keys(31, &[]),
+        ..record(2)
+    };
+    let mesh = mesh([plain(1), node(2, &announced)]);
+    assert_eq!(contested(&mesh, "node-2"), [(KeySlot::Next, "node-1")]);
+    let Pair::Encrypted(pair) = &mesh.peers[&name("node-2")].pair else {
+        panic!("both are encrypted");
+    };
+    assert!(pair.next.is_empty());
+    assert_eq!(pair.previous.len(), 1);
+}
+
+#[test]
 fn a_refused_claim_displaces_nobody() {
     // Node 1 is the oldest and overlaps node 2, which overlaps node 3: without node 1, node 2
     // stays; with it, node 2 goes and node 3 stays; with node 1 refused for its endpoint, node 2

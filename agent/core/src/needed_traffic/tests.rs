@@ -20,6 +20,9 @@ fn mesh(mode: Mode) -> DesiredMesh {
                     port: 51880 + further,
                 })
                 .to_vec(),
+            next: Vec::new(),
+            previous: Vec::new(),
+            is_revoked: false,
             key_generation: 1,
             epoch: 0,
         }),

@@ -30,7 +30,7 @@ fn keys(node: u8, lanes: u8) -> Vec<PrivateKey> {
 
 fn device(node: u8, lanes: u8) -> Arc<Device> {
     let config = DeviceConfig {
-        lanes: keys(node, lanes),
+        keys: OwnKeys::of(keys(node, lanes)),
         process_generation: node,
         addresses: Vec::new(),
         handshakes_per_second: HANDSHAKES_PER_SECOND,
@@ -50,6 +50,9 @@ fn config(node: u8, lanes: u8, epoch: u64) -> BTreeMap<NodeName, PeerConfig> {
     let pair = EncryptedPair {
         endpoints: vec![SocketAddr::new(IpAddr::from([192, 0, 2, node]), 0)],
         lanes: lanes.collect(),
+        next: Vec::new(),
+        previous: Vec::new(),
+        is_revoked: false,
         key_generation: 1,
         epoch,
     };
@@ -223,7 +226,7 @@ fn threads_of_unequal_numbers_lose_nothing_while_the_table_changes() {
 fn a_device_refuses_what_it_cannot_be() {
     let make = |lanes, process_generation| {
         let config = DeviceConfig {
-            lanes,
+            keys: OwnKeys::of(lanes),
             process_generation,
             addresses: Vec::new(),
             handshakes_per_second: HANDSHAKES_PER_SECOND,
@@ -248,7 +251,7 @@ fn a_device_refuses_what_it_cannot_be() {
 #[test]
 fn a_peer_waits_once_to_be_asked_and_only_if_it_can_be() {
     let device = Device::new(DeviceConfig {
-        lanes: keys(1, 2),
+        keys: OwnKeys::of(keys(1, 2)),
         process_generation: 1,
         addresses: Vec::new(),
         handshakes_per_second: HANDSHAKES_PER_SECOND,

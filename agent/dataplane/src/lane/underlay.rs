@@ -70,15 +70,13 @@ impl<'a> Underlay<'a> {
         initiation: &[u8],
     ) -> Result<(), DropReason> {
         let own = &self.device.lanes[lane];
-        if !own.key.verify_mac1(initiation) {
+        let own_key = &self.table.own().lane(lane).base;
+        if !own_key.verify_mac1(initiation) {
             return Err(DropReason::BadMac);
         }
         own.counters.initiations_received();
         if !self.device.limiter.take(self.now) {
-            match own
-                .key
-                .check_cookie(source.ip(), initiation, self.send.room())?
-            {
+            match own_key.check_cookie(source.ip(), initiation, self.send.room())? {
                 CookieCheck::Valid => {
                     let (limiter, is_named) = (&self.device.limiter, self.table.names(source));
                     if !limiter.take_proved(self.now, source.ip(), is_named) {
@@ -92,8 +90,8 @@ impl<'a> Underlay<'a> {
                 }
             }
         }
-        let key = own.key.initiator(initiation)?;
-        if key == *own.key.public_key() {
+        let key = own_key.initiator(initiation)?;
+        if key == *own_key.public_key() {
             return Err(DropReason::OwnKey);
         }
         let peer = self
@@ -190,7 +188,7 @@ impl<'a> Underlay<'a> {
         if !self.send.has_room(HANDSHAKE_ROOM) {
             return Err(OutputFull);
         }
-        if !context.key.verify_mac1(response) {
+        if !context.key().verify_mac1(response) {
             return Ok(Err(DropReason::BadMac));
         }
         Ok(set.receive_response(context, response, receiver, source, self.send))

@@ -128,7 +128,7 @@ impl SessionSet {
     fn is_crossed(&self, index: usize, context: &Context<'_>) -> bool {
         let tunnel = &self.members[index].tunnel;
         self.pending.is_none()
-            && context.key.public_key() < &self.identity.key
+            && context.key().public_key() < &self.identity.key
             && tunnel.flight().is_some_and(|flight| {
                 flight.attempts == 1
                     && context.now.saturating_duration_since(flight.started) < CROSSING_WINDOW

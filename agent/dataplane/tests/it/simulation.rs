@@ -13,7 +13,7 @@ use podwire_core::node::NodeName;
 use podwire_core::record;
 use podwire_dataplane::{
     DeliveryBatch, Device, DeviceConfig, DropReason, HANDSHAKES_PER_SECOND, Lane, LaneStatus,
-    OverlayBatch, PeerConfig, PeerStatus, UnderlayBatch, simulated_clock,
+    OverlayBatch, OwnKeys, PeerConfig, PeerStatus, UnderlayBatch, simulated_clock,
 };
 use zeroize::Zeroizing;
 
@@ -231,6 +231,9 @@ impl Network {
                         key: key(text),
                     })
                     .collect(),
+                next: Vec::new(),
+                previous: Vec::new(),
+                is_revoked: false,
                 key_generation: node.key_generation,
                 epoch: node.epoch,
             },
@@ -540,12 +543,12 @@ fn make_device(
     keeps_open: bool,
     seed: u64,
 ) -> Arc<Device> {
-    let lanes = keys
+    let keys = keys
         .iter()
         .map(|key| PrivateKey::from_base64(key).expect("a key"))
         .collect();
     let config = DeviceConfig {
-        lanes,
+        keys: OwnKeys::of(keys),
         process_generation,
         addresses: Vec::new(),
         handshakes_per_second,

@@ -121,6 +121,18 @@ impl Claim {
     }
 }
 
+/// The peers by what is in force, without what a rotation names beside it.
+fn in_force(mesh: &DesiredMesh) -> BTreeMap<NodeName, Peer> {
+    let mut peers = mesh.peers.clone();
+    for peer in peers.values_mut() {
+        if let Pair::Encrypted(pair) = &mut peer.pair {
+            pair.next.clear();
+            pair.previous.clear();
+        }
+    }
+    peers
+}
+
 /// No two nodes of the mesh, this one included, own one address or one key, and none has a node
 /// inside.
 fn assert_exclusive(
@@ -274,7 +286,8 @@ proptest! {
         prop_assume!(annotations::parse(&node.annotations) == Ok(Some(record)));
         nodes.insert(name.clone(), Arc::new(node));
         let after = desired_mesh(&nodes, &own(), &incumbents, &policy());
-        prop_assert_eq!(&after.peers, &before.peers, "{} names {}", name, key_number);
+        let (after, before) = (in_force(&after), in_force(&before));
+        prop_assert_eq!(after, before, "{} names {}", name, key_number);
     }
 
     #[test]
