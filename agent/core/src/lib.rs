@@ -33,5 +33,6 @@ pub mod plan;
 pub mod pod_mtu;
 pub mod record;
 pub mod refusal;
+pub mod request;
 pub mod reverse_path;
 pub mod underlay_links;
