@@ -1,37 +1,54 @@
-//! `keyctl`: looks at Podwire's mesh where agents publish it.
+//! `keyctl`: looks at Podwire's mesh where agents publish it, and asks agents to rotate keys.
 //!
 //! ```text
 //! source (API server, folder) --Snapshot--> status | peers | verify (pure) --Report--> output
+//! looker --Look--> fleet | errand | condition (pure) --whom to ask, what to tell--> write, journal
 //! ```
 #![forbid(unsafe_code)]
 
 mod age;
 mod args;
+mod ask;
+mod condition;
+mod errand;
+mod fleet;
+mod journal;
 mod key_view;
 mod kubeconfig;
+mod looker;
 mod outcome;
 mod output;
 mod peers;
 mod policies;
 mod policy_reader;
 mod program;
+mod rotate;
 mod rules;
+mod selection;
+mod selector;
+mod share;
 mod show;
 mod source;
+mod span;
+mod stage;
 mod status;
 mod verdict;
 mod verify;
+mod wait;
+mod write;
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _};
+use podwire_core::request::Verb;
 
 use args::{Command, CommandLine};
 use outcome::{EXIT_ERROR, EXIT_USAGE, Outcome};
 use policies::Policies;
 use program::Program;
 use source::ReadError;
+use write::WriteError;
 
 fn main() -> ExitCode {
     let program = Program::of(std::env::args_os().next().as_deref());
@@ -72,6 +89,10 @@ fn run(program: Program, command: Command) -> anyhow::Result<Outcome> {
                 is_cluster_known,
             ))
         })),
+        Command::Rotate(args) => block_on(rotate::rotate(name, &args)),
+        Command::Abort(args) => block_on(ask::ask(name, Verb::Abort, &args)),
+        Command::Revoke(args) => block_on(ask::ask(name, Verb::Revoke, &args.ask)),
+        Command::Wait(args) => block_on(wait::wait(name, &args)),
         Command::Completion { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(
@@ -100,8 +121,9 @@ fn finish(program: Program, done: anyhow::Result<Outcome>) -> ExitCode {
         Err(error) => error,
     };
     show::tell(program.usage(), &show::sentence(&error));
-    let read = error.downcast_ref::<ReadError>();
-    ExitCode::from(read.map_or(EXIT_ERROR, ReadError::exit_code))
+    let read = error.downcast_ref().map(ReadError::exit_code);
+    let write = error.downcast_ref().map(WriteError::exit_code);
+    ExitCode::from(read.or(write).unwrap_or(EXIT_ERROR))
 }
 
 #[cfg(test)]

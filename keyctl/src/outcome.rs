@@ -8,10 +8,13 @@ pub(crate) const EXIT_ERROR: u8 = 1;
 /// Exit code of a command line that is not understood, as clap's own.
 pub(crate) const EXIT_USAGE: u8 = 2;
 
-/// Exit code of a mesh that is not as it should be.
+/// Exit code of a mesh that is not as it should be, and of what is done in part.
 const EXIT_DEGRADED: u8 = 3;
 
-/// Exit code of what the API server does not let the user read.
+/// Exit code of what was waited for and did not come in time.
+const EXIT_TIMED_OUT: u8 = 4;
+
+/// Exit code of what the API server does not let the user read or write.
 pub(crate) const EXIT_DENIED: u8 = 5;
 
 /// What was found, the worst last.
@@ -21,8 +24,10 @@ pub(crate) enum Outcome {
     Ok,
     /// What could be read is well; a part could not be read.
     Denied,
-    /// Something is not as it should be.
+    /// Something is not as it should be, or a part of what was asked for is not done.
     Degraded,
+    /// It did not come in time.
+    TimedOut,
 }
 
 impl Outcome {
@@ -42,6 +47,7 @@ impl From<Outcome> for ExitCode {
             Outcome::Ok => Self::SUCCESS,
             Outcome::Denied => Self::from(EXIT_DENIED),
             Outcome::Degraded => Self::from(EXIT_DEGRADED),
+            Outcome::TimedOut => Self::from(EXIT_TIMED_OUT),
         }
     }
 }

@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::args::{Output, ReadArgs};
+use crate::args::{Data, Output, ReadArgs};
 use crate::outcome::Outcome;
 
 /// Version of the JSON and YAML forms.
@@ -60,23 +60,38 @@ pub(crate) fn render<R: Row>(
     args: &ReadArgs,
     now: Timestamp,
 ) -> anyhow::Result<String> {
-    let list = List {
-        api_version: API_VERSION,
-        kind: R::KIND,
-        items: rows,
-    };
     match args.output {
         None => Ok(table(rows, false, args.no_headers, now)),
         Some(Output::Wide) => Ok(table(rows, true, args.no_headers, now)),
-        Some(Output::Json) => {
-            let text = serde_json::to_string_pretty(&list).context("cannot write JSON")?;
-            Ok(text + "\n")
-        }
-        Some(Output::Yaml) => serde_saphyr::to_string(&list).context("cannot write YAML"),
+        Some(Output::Json) => data(R::KIND, rows, Data::Json),
+        Some(Output::Yaml) => data(R::KIND, rows, Data::Yaml),
         Some(Output::Name) => {
             let names: BTreeSet<String> = rows.iter().filter_map(Row::object).collect();
             Ok(names.into_iter().map(|name| name + "\n").collect())
         }
+    }
+}
+
+/// The same for programs.
+///
+/// # Errors
+/// None that the items of this program can cause.
+pub(crate) fn data<R: Serialize>(
+    kind: &'static str,
+    items: &[R],
+    format: Data,
+) -> anyhow::Result<String> {
+    let list = List {
+        api_version: API_VERSION,
+        kind,
+        items,
+    };
+    match format {
+        Data::Json => {
+            let text = serde_json::to_string_pretty(&list).context("cannot write JSON")?;
+            Ok(text + "\n")
+        }
+        Data::Yaml => serde_saphyr::to_string(&list).context("cannot write YAML"),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::outcome::Outcome;
 use crate::output::{Report, Row, render, separator};
 use crate::source::{ReadError, Snapshot, Source};
 use crate::status::NoSuchNode;
+use crate::write::WriteError;
 
 /// How often `--watch` looks: what people look at need not be newer, and one list costs an API
 /// server little.
@@ -63,13 +64,13 @@ pub(crate) async fn show<R: Row>(
 }
 
 /// Whether looking again is of no use: the user may not.
-fn is_final(error: &anyhow::Error) -> bool {
+pub(crate) fn is_final(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<ReadError>();
     error.is_some_and(|error| error.exit_code() == crate::outcome::EXIT_DENIED)
 }
 
 /// What goes on is told once, until it is another trouble.
-fn tell_once(program: &str, told: &mut Option<String>, trouble: String) {
+pub(crate) fn tell_once(program: &str, told: &mut Option<String>, trouble: String) {
     if told.as_ref() != Some(&trouble) {
         tell(program, &trouble);
         *told = Some(trouble);
@@ -80,10 +81,9 @@ fn tell_once(program: &str, told: &mut Option<String>, trouble: String) {
 pub(crate) fn sentence(error: &anyhow::Error) -> String {
     // These tell their causes themselves. A kubeconfig that is no YAML is quoted on further lines:
     // it has secrets.
-    let text = match error.downcast_ref::<ReadError>() {
-        Some(error) => error.to_string(),
-        None => format!("{error:#}"),
-    };
+    let told = error.downcast_ref::<ReadError>().map(ToString::to_string);
+    let told = told.or_else(|| error.downcast_ref::<WriteError>().map(ToString::to_string));
+    let text = told.unwrap_or_else(|| format!("{error:#}"));
     text.lines().next().unwrap_or_default().to_owned()
 }
 
@@ -91,6 +91,12 @@ pub(crate) fn sentence(error: &anyhow::Error) -> String {
 pub(crate) fn tell(program: &str, text: &str) {
     // Nothing is left to do if standard error is gone.
     let _ = writeln!(io::stderr(), "{program}: {text}");
+}
+
+/// Says something that goes on to people whose program reads the data.
+pub(crate) fn tell_line(text: &str) {
+    // Nothing is left to do if standard error is gone.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn print<R: Row>(

@@ -1,17 +1,21 @@
 //! Where Nodes are read, and what reading them finds.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use kube::Client;
+use podwire_core::node::NodeName;
 use podwire_registry::directory;
 use podwire_registry::kubernetes::{self, Access, AccessError, Failure};
 use podwire_registry::nodes::{Loss, Nodes};
 
 use crate::args::SourceArgs;
 use crate::kubeconfig::{self, Unclear};
-use crate::outcome::{EXIT_DENIED, EXIT_ERROR};
+use crate::looker;
+use crate::outcome::{EXIT_DENIED, EXIT_ERROR, EXIT_USAGE};
 use crate::policies::Policies;
 use crate::policy_reader;
+use crate::selector::{InvalidSelector, Selector};
 
 /// An API server, or a folder.
 pub(crate) enum Source {
@@ -39,6 +43,8 @@ pub(crate) enum ReadError {
     Policies(Failure),
     #[error("cannot read the registry's folder {}: {loss}", .path.display())]
     Directory { path: PathBuf, loss: Loss },
+    #[error(transparent)]
+    Selector(#[from] InvalidSelector),
 }
 
 impl ReadError {
@@ -50,6 +56,7 @@ impl ReadError {
             | Self::Nodes(_)
             | Self::Policies(_)
             | Self::Directory { .. } => EXIT_ERROR,
+            Self::Selector(_) => EXIT_USAGE,
         }
     }
 }
@@ -83,12 +90,7 @@ impl Source {
             Self::Kubernetes(client) => kubernetes::read_nodes(client)
                 .await
                 .map_err(ReadError::Nodes)?,
-            Self::Directory(path) => {
-                directory::read(path).map_err(|loss| ReadError::Directory {
-                    path: path.clone(),
-                    loss,
-                })?
-            }
+            Self::Directory(path) => directory::read(path).map_err(lost(path))?,
         };
         let policies = match self {
             _ if !wants_policies => None,
@@ -101,4 +103,34 @@ impl Source {
         };
         Ok(Snapshot { nodes, policies })
     }
+
+    /// All Nodes, as far as their keys and requests go.
+    pub(crate) async fn look(&self) -> Result<looker::Nodes, ReadError> {
+        match self {
+            Self::Kubernetes(client) => kubernetes::read_metadata(client, None)
+                .await
+                .map_err(ReadError::Nodes),
+            Self::Directory(path) => Ok(directory::read(path).map_err(lost(path))?.nodes),
+        }
+    }
+
+    /// The Nodes that a label selector chooses.
+    pub(crate) async fn labelled(&self, selector: &str) -> Result<BTreeSet<NodeName>, ReadError> {
+        match self {
+            Self::Kubernetes(client) => {
+                let chosen = kubernetes::read_metadata(client, Some(selector)).await;
+                Ok(chosen.map_err(ReadError::Nodes)?.into_keys().collect())
+            }
+            Self::Directory(path) => {
+                let selector: Selector = selector.parse()?;
+                let chosen = directory::labelled(path, |labels| selector.chooses(labels));
+                chosen.map_err(lost(path))
+            }
+        }
+    }
+}
+
+fn lost(path: &Path) -> impl FnOnce(Loss) -> ReadError {
+    let path = path.to_owned();
+    |loss| ReadError::Directory { path, loss }
 }

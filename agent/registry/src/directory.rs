@@ -26,8 +26,10 @@ use folder::{Files, Suspects};
 
 mod contents;
 mod folder;
+mod operator;
 mod watcher;
 
+pub use operator::{ChangeError, change_requests, labelled, user_name};
 pub use watcher::Watcher;
 
 /// Mode of a published record: every agent that shares the folder may read it.

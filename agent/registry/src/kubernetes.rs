@@ -30,6 +30,7 @@ mod contents;
 mod failure;
 mod follower;
 mod identity;
+mod operator;
 mod reads;
 mod requests;
 mod withdrawal;
@@ -37,6 +38,8 @@ mod withdrawal;
 pub use access::{Access, AccessError, client};
 pub use failure::Failure;
 pub use follower::Follower;
+pub use identity::user_name;
+pub use operator::{change_requests, read_metadata};
 pub use requests::read_nodes;
 pub use withdrawal::withdraw;
 

@@ -12,3 +12,4 @@ pub mod manifest;
 pub mod nodes;
 pub mod refusals;
 pub mod registry;
+pub mod request_change;

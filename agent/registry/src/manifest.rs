@@ -331,7 +331,7 @@ impl Manifest {
 /// A manifest has no use for anchors: a reader that follows none cannot be made to expand them. The
 /// library's other limits (depth, events, bytes) hold as they are. Snippets would repeat a file's
 /// content in logs.
-fn limits() -> serde_saphyr::Options {
+pub(crate) fn limits() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_aliases: 0, max_anchors: 0 },
         with_snippet: false,

@@ -17,4 +17,12 @@ impl Node {
             .nft(table)
             .with_context(|| format!("muting {}", self.name()))
     }
+
+    /// Handshake initiations leave the node again.
+    ///
+    /// # Errors
+    /// nft's, when it is not muted.
+    pub fn unmute_initiations(&self) -> Result<()> {
+        self.namespace().nft("delete table inet mute\n")
+    }
 }

@@ -1,4 +1,4 @@
-//! Who the API server takes this agent for.
+//! Who the API server takes this agent, or an operator, for.
 
 use kube::Client;
 use kube::api::PostParams;
@@ -58,6 +58,18 @@ pub(super) async fn check(client: &Client, own: &NodeName) -> bool {
             false
         }
     }
+}
+
+/// The name by which the API server knows whoever asks it with these credentials.
+///
+/// # Errors
+/// Typed; also when the server names nobody.
+pub async fn user_name(client: &Client) -> Result<String, Failure> {
+    let username = review(client).await?.username;
+    if username.is_empty() {
+        return Err(Failure::Other("it does not say who asks".to_owned()));
+    }
+    Ok(username)
 }
 
 async fn review(client: &Client) -> Result<UserInfo, Failure> {

@@ -61,9 +61,19 @@ pub(super) enum Extent {
 pub(super) async fn list(
     client: &Client,
     extent: Extent,
+    take: impl FnMut(Manifest),
+) -> Result<String, Failure> {
+    list_by(client, extent, ListParams::default(), take).await
+}
+
+/// As [`list`], of the Nodes that these parameters choose.
+pub(super) async fn list_by(
+    client: &Client,
+    extent: Extent,
+    parameters: ListParams,
     mut take: impl FnMut(Manifest),
 ) -> Result<String, Failure> {
-    let mut parameters = ListParams::default().limit(PAGE);
+    let mut parameters = parameters.limit(PAGE);
     loop {
         let page = page(client, extent, &parameters).await?;
         page.items.into_iter().flatten().for_each(&mut take);

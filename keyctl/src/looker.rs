@@ -1,0 +1,93 @@
+//! Looks at all nodes, again and again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use podwire_core::node::{Node, NodeName};
+
+use crate::show::{is_final, sentence, tell_once};
+use crate::source::{ReadError, Source};
+use crate::stage::{Look, Seen};
+
+/// Shortest time between two looks.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+
+/// So much longer than a look itself is the time to the next one: a mesh of thousands of nodes is
+/// not listed all the time.
+const PAUSE_FACTOR: u32 = 20;
+
+/// All Nodes at one moment, as they are.
+pub(crate) type Nodes = BTreeMap<NodeName, Arc<Node>>;
+
+/// See the module.
+pub(crate) struct Looker<'a> {
+    program: &'a str,
+    source: &'a Source,
+    deadline: Option<Instant>,
+    pause: Duration,
+    trouble: Option<String>,
+}
+
+/// One look.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Looked {
+    pub(crate) nodes: Nodes,
+    pub(crate) look: Look,
+}
+
+impl<'a> Looker<'a> {
+    /// One that gives up after a time, if there is one.
+    pub(crate) fn new(program: &'a str, source: &'a Source, timeout: Option<Duration>) -> Self {
+        Self {
+            program,
+            source,
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            pause: PAUSE_MIN,
+            trouble: None,
+        }
+    }
+
+    /// The first look, which has to succeed.
+    pub(crate) async fn first(&mut self) -> Result<Looked, ReadError> {
+        let begun = Instant::now();
+        let nodes = self.source.look().await?;
+        self.pause = (begun.elapsed() * PAUSE_FACTOR).max(PAUSE_MIN);
+        let look = nodes.iter();
+        let look = look.map(|(name, node)| (name.clone(), Seen::new(node)));
+        Ok(Looked {
+            look: look.collect(),
+            nodes,
+        })
+    }
+
+    /// A later look, after a while; `None` when the time is over. What hinders it is told once, and
+    /// tried again.
+    ///
+    /// # Errors
+    /// When trying again is of no use.
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Option<Looked>> {
+        loop {
+            let left = self
+                .deadline
+                .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
+            tokio::time::sleep(left.map_or(self.pause, |left| left.min(self.pause))).await;
+            match self.first().await.map_err(anyhow::Error::from) {
+                Ok(looked) => {
+                    self.trouble = None;
+                    return Ok(Some(looked));
+                }
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => tell_once(self.program, &mut self.trouble, sentence(&error)),
+            }
+        }
+    }
+
+    /// Tells what hinders a write, once, before it is tried again.
+    pub(crate) fn tell_trouble(&mut self, error: anyhow::Error) {
+        tell_once(self.program, &mut self.trouble, sentence(&error));
+    }
+}

@@ -1,0 +1,279 @@
+//! `keyctl rotate`: asks nodes to replace their keys, and tells how it goes.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+use podwire_core::node::NodeName;
+use podwire_core::request::Verb;
+
+use crate::args::RotateArgs;
+use crate::fleet::{Fleet, News, State, What, Why};
+use crate::journal::{Ending, Journal};
+use crate::looker::{Looked, Looker};
+use crate::outcome::Outcome;
+use crate::selection::{Named, Selection, select};
+use crate::show::{tell, tell_line};
+use crate::source::Source;
+use crate::stage::Stage;
+use crate::write::{Remedy, Writer};
+
+/// A run and all that it uses.
+struct Run<'a> {
+    program: &'a str,
+    looker: Looker<'a>,
+    writer: Writer<'a>,
+    journal: Journal,
+    fleet: Fleet,
+    looked: Looked,
+}
+
+/// Rotates the nodes that are named, within the share.
+///
+/// # Errors
+/// When nothing can be read, or a request is not taken for a reason that stays.
+pub(crate) async fn rotate(program: &str, args: &RotateArgs) -> anyhow::Result<Outcome> {
+    let source = Source::open(&args.source).await?;
+    let mut looker = Looker::new(program, &source, args.follow.timeout);
+    let looked = looker.first().await?;
+    let named = match (&args.which.selector, args.which.all) {
+        (Some(selector), _) => Named::Chosen(source.labelled(selector).await?),
+        (None, true) => Named::Chosen(looked.look.keys().cloned().collect()),
+        (None, false) => Named::Nodes(args.which.nodes.iter().cloned().collect()),
+    };
+    let begun = Timestamp::now();
+    let older_than = args.older_than.map(|than| than.time(begun));
+    let selection = select(&named, &looked.look, older_than)?;
+    tell_left_out(program, &selection);
+    let names = selection.nodes.iter().cloned();
+    let fleet = Fleet::new(args.max_unavailable, names, &looked.look, Instant::now());
+    let run = Run {
+        program,
+        writer: Writer::new(&source, args.dry_run).await?,
+        looker,
+        journal: Journal::new(args.output),
+        fleet,
+        looked,
+    };
+    if args.dry_run {
+        return run.rehearse().await;
+    }
+    if selection.nodes.len() > 1 {
+        let room = run.fleet.room(&run.looked.look);
+        let resume = older_than.unwrap_or(begun);
+        tell_line(&format!(
+            "{program}: {} nodes, at most {room} of the mesh in rotation at once. Once interrupted, \
+             go on with the same command and --older-than {resume:.0}",
+            selection.nodes.len()
+        ));
+    }
+    if args.follow.wait {
+        run.follow().await
+    } else {
+        run.begin().await
+    }
+}
+
+fn tell_left_out(program: &str, selection: &Selection) {
+    if selection.host_network > 0 {
+        let count = selection.host_network;
+        tell(
+            program,
+            &format!("left out: {count} in host-network mode, without keys"),
+        );
+    }
+    if selection.younger > 0 {
+        let count = selection.younger;
+        tell(program, &format!("left out: {count} with younger keys"));
+    }
+}
+
+impl Run<'_> {
+    /// Goes on until nobody is waited for.
+    async fn follow(mut self) -> anyhow::Result<Outcome> {
+        loop {
+            self.step().await?;
+            if self.fleet.is_over() {
+                return self.end();
+            }
+            match self.looker.next().await? {
+                Some(looked) => self.looked = looked,
+                None => return self.give_up().await,
+            }
+        }
+    }
+
+    /// Asks whom there is room for, and leaves it at that.
+    async fn begin(mut self) -> anyhow::Result<Outcome> {
+        self.step().await?;
+        let states = self.fleet.targets().values().map(|target| target.state);
+        let left = states.filter(|state| *state == State::Waiting).count();
+        if left > 0 {
+            tell(
+                self.program,
+                &format!("{left} nodes are not asked: there is no room for more at once"),
+            );
+        }
+        let program = self.program;
+        tell_line(&format!(
+            "{program}: follow it with `{program} status --watch`"
+        ));
+        let ended = self.end()?;
+        Ok(ended.max(Outcome::of(left > 0)))
+    }
+
+    /// Tells what has happened, and asks whom there is room for.
+    async fn step(&mut self) -> anyhow::Result<()> {
+        let news = self.fleet.look(&self.looked.look, Instant::now());
+        for it in &news {
+            self.journal.note(&it.node, sentence(it))?;
+            if it.what == What::Skipped(Why::NoAnswer) {
+                self.take_back(&it.node).await;
+            }
+        }
+        for (name, target) in self.fleet.to_ask(&self.looked.look) {
+            let generation = target.generation;
+            let asked = self
+                .writer
+                .ask(&name, &target.uid, Verb::Rotate, generation);
+            match asked.await {
+                Ok(()) => {
+                    self.fleet.asked(&name, Instant::now());
+                    let what = format!("asked to rotate, key generation {generation}");
+                    self.journal.note(&name, what)?;
+                }
+                Err(error) => match error.remedy() {
+                    Remedy::None => return Err(error.into()),
+                    // The next look tells.
+                    Remedy::ItIsGone => {}
+                    Remedy::TryAgain => {
+                        self.looker.tell_trouble(error.into());
+                        break;
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what a node was asked that does not answer: else it would rotate whenever its
+    /// agent comes back, with nobody watching.
+    async fn take_back(&mut self, name: &NodeName) {
+        let Some(target) = self.fleet.targets().get(name) else {
+            return;
+        };
+        let request = self.writer.request(Verb::Rotate, target.generation);
+        let node = self.looked.nodes.get(name);
+        let annotation = node.and_then(|it| it.annotations.get(&Verb::Rotate.annotation()));
+        // Others' requests are theirs.
+        if annotation != Some(&request.value()) {
+            return;
+        }
+        let back = self.writer.take_back(name, &target.uid, Verb::Rotate);
+        if let Err(error) = back.await {
+            self.looker.tell_trouble(error.into());
+        }
+    }
+
+    async fn give_up(mut self) -> anyhow::Result<Outcome> {
+        let targets = self.fleet.targets().iter();
+        let asked = targets.filter(|(_, target)| matches!(target.state, State::Asked { .. }));
+        let asked: Vec<NodeName> = asked.map(|(name, _)| name.clone()).collect();
+        for name in &asked {
+            self.take_back(name).await;
+        }
+        tell(
+            self.program,
+            "the time is over; nodes in rotation go on by themselves",
+        );
+        self.end()?;
+        Ok(Outcome::TimedOut)
+    }
+
+    /// Asks the API server whether it would take all requests.
+    async fn rehearse(mut self) -> anyhow::Result<Outcome> {
+        self.fleet.look(&self.looked.look, Instant::now());
+        let room = self.fleet.room(&self.looked.look);
+        for (name, target) in self.fleet.targets() {
+            let generation = target.generation;
+            let what = match target.state {
+                State::Waiting => {
+                    self.writer
+                        .ask(name, &target.uid, Verb::Rotate, generation)
+                        .await?;
+                    format!("would be asked to rotate, key generation {generation}")
+                }
+                State::Asked { .. } => "is asked already".to_owned(),
+                State::Rotating | State::Done => "is in rotation already".to_owned(),
+                State::Skipped(why) => format!("would be skipped: {why}"),
+            };
+            self.journal.line(&format!("{name}: {what} (dry run)"))?;
+        }
+        tell(
+            self.program,
+            &format!("at most {room} of the mesh would be in rotation at once"),
+        );
+        self.end()
+    }
+
+    /// Tells what it came to.
+    fn end(&self) -> anyhow::Result<Outcome> {
+        let targets = self.fleet.targets();
+        let endings: Vec<Ending> = targets
+            .iter()
+            .map(|(name, target)| self.ending(name, target.state))
+            .collect();
+        self.journal.end(&endings)?;
+        let count = |is: fn(State) -> bool| targets.values().filter(|it| is(it.state)).count();
+        let skipped = count(|state| matches!(state, State::Skipped(_)));
+        let done = count(|state| state == State::Done);
+        if targets.is_empty() {
+            tell(self.program, "there is nothing to do");
+        } else if targets.len() > 1 && !self.writer.is_dry_run() {
+            let all = targets.len();
+            self.journal
+                .line(&format!("{done} of {all} nodes are rotated"))?;
+        }
+        if skipped > 0 {
+            tell(self.program, &format!("{skipped} nodes were skipped"));
+        }
+        Ok(Outcome::of(skipped > 0))
+    }
+
+    fn ending(&self, name: &NodeName, state: State) -> Ending {
+        let seen = self.looked.look.get(name);
+        let keys = seen.and_then(|seen| seen.keys.as_ref().ok());
+        let why = match state {
+            State::Skipped(why) => Some(why),
+            State::Waiting | State::Asked { .. } | State::Rotating | State::Done => None,
+        };
+        Ending {
+            name: name.to_string(),
+            result: match state {
+                State::Waiting if self.writer.is_dry_run() => "would-be-asked",
+                State::Waiting => "not-asked",
+                State::Asked { .. } => "asked",
+                State::Rotating => "in-rotation",
+                State::Done => "rotated",
+                State::Skipped(_) => "skipped",
+            },
+            reason: why.map(Why::as_str),
+            message: why.map(|why| why.to_string()),
+            key_generation: keys.map(|keys| keys.generation),
+            rotation_phase: keys.map(|keys| keys.stage.as_str().to_owned()),
+        }
+    }
+}
+
+/// News in words.
+fn sentence(news: &News) -> String {
+    match &news.what {
+        What::Announced => format!("{}, peers confirm the new keys", Stage::Announced.as_str()),
+        What::Promoted(keys) => {
+            let counts = keys.confirmed.as_deref();
+            let counts = counts.map_or_else(String::new, |it| format!(" ({it} confirmed)"));
+            format!("promoted, key generation {}{counts}", keys.generation)
+        }
+        What::Retired(keys) => format!("retired the old keys, key generation {}", keys.generation),
+        What::Skipped(why) => format!("skipped: {why}"),
+    }
+}
