@@ -46,7 +46,10 @@ fn killed(context: &Context) -> Result<()> {
         node.wait_ready()?;
         wait_phase(&bed, 1, "promoted", PHASE_DEADLINE)
             .with_context(|| format!("killed after {moment:?}"))?;
-        ensure!(generation(&bed, 1)? == before + 1, "killed after {moment:?}");
+        ensure!(
+            generation(&bed, 1)? == before + 1,
+            "killed after {moment:?}"
+        );
         ensure!(annotation(&bed, 1, "public-key")? != key, "the key stays");
         until(CONVERGENCE, "the mesh to be whole", || {
             matrix::all_reached(&bed.matrix().run())

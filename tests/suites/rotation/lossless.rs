@@ -98,7 +98,9 @@ fn timeouts(hosts: &[&Host]) -> Result<u64> {
         let text = host
             .namespace()
             .run(|| fs::read_to_string("/proc/thread-self/net/netstat"))?;
-        let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+        let mut lines = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("TcpExt: "));
         let names = lines.next().context("names")?.split(' ');
         let values = lines.next().context("values")?.split(' ');
         let mut columns = names.zip(values);

@@ -59,14 +59,20 @@ fn revoked(context: &Context) -> Result<()> {
     until(PHASE_DEADLINE, "another key", || {
         ensure!(annotation(&bed, 1, "public-key")? != key, "the same");
         ensure!(generation(&bed, 1)? == 2, "not yet");
-        ensure!(annotation(&bed, 1, "previous-public-key")?.is_empty(), "kept");
+        ensure!(
+            annotation(&bed, 1, "previous-public-key")?.is_empty(),
+            "kept"
+        );
         Ok(())
     })?;
     until(CONVERGENCE, "the mesh to be whole", || {
         matrix::all_reached(&bed.matrix().run())
     })?;
     let row = peers(bed.node(2))?.into_iter().next().context("a peer")?;
-    ensure!(row.public_key == Some(annotation(&bed, 1, "public-key")?), "{row:?}");
+    ensure!(
+        row.public_key == Some(annotation(&bed, 1, "public-key")?),
+        "{row:?}"
+    );
     Ok(())
 }
 

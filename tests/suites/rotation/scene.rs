@@ -113,9 +113,9 @@ pub(crate) struct Streams(Vec<(String, UdpCounter)>);
 
 impl Streams {
     pub(crate) fn start(bed: &Testbed, pairs: &[(u8, u8)]) -> Result<Self> {
-        let ways = pairs.iter().flat_map(|(one, two)| {
-            [(*one, *two, IpVersion::V4), (*two, *one, IpVersion::V6)]
-        });
+        let ways = pairs
+            .iter()
+            .flat_map(|(one, two)| [(*one, *two, IpVersion::V4), (*two, *one, IpVersion::V6)]);
         let started = ways.map(|(from, to, version)| {
             let (sender, receiver) = (bed.pod(from, 1).host(), bed.pod(to, 1).host());
             let counter = bed.udp_counter(sender, receiver, version, RATE)?;
@@ -168,7 +168,10 @@ pub(crate) fn loses_nothing(
         streams.flow()?;
         let counts = streams.stop()?;
         let after = lost(&control()?);
-        let told = format!("{what}: lost {}, without it {before} and {after}", lost(&counts));
+        let told = format!(
+            "{what}: lost {}, without it {before} and {after}",
+            lost(&counts)
+        );
         println!("{told}");
         if before == 0 && after == 0 {
             ensure!(lost(&counts) == 0, "{told}: {counts:?}");
