@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -101,6 +102,8 @@ pub struct Device {
     pub(crate) indices: ReceiverIndices,
     pub(crate) limiter: HandshakeLimiter,
     pub(crate) table: ArcSwap<PeerTable>,
+    /// Of the table.
+    peers: AtomicU32,
     pub(crate) seed: u64,
     keeps_open: bool,
     pub(crate) own_epoch: OwnEpoch,
@@ -137,6 +140,7 @@ impl Device {
             lanes: (0..lanes).map(own_lane).collect(),
             indices: ReceiverIndices::new(process_generation, seed),
             limiter: HandshakeLimiter::new(handshakes_per_second),
+            peers: AtomicU32::new(0),
             table: ArcSwap::from_pointee(PeerTable::new(Arc::new(own))),
             seed,
             keeps_open,
@@ -171,6 +175,8 @@ impl Device {
             return replaced.changes;
         }
         self.table.store(Arc::new(table));
+        let count = u32::try_from(peers.len()).unwrap_or(u32::MAX);
+        self.peers.store(count, Ordering::Relaxed);
         for (before, after) in &replaced.changed {
             let is_moved = before.config.pair.endpoints != after.config.pair.endpoints;
             for (lane, cell) in after.state.lanes.iter().enumerate() {
@@ -185,6 +191,9 @@ impl Device {
                 }
                 if is_moved {
                     set.reset_endpoint(&before.config.pair, &self.context(lane, after, now));
+                }
+                if set.take_cut() {
+                    self.lanes[lane].request(&mut cell, &after.state);
                 }
             }
         }
@@ -217,8 +226,13 @@ impl Device {
         self.table.store(Arc::new(table));
         for peer in self.table.load().peers() {
             for (lane, cell) in peer.state.lanes.iter().enumerate().take(peer.lanes) {
-                if let Some(set) = cell.lock().set.as_mut() {
-                    set.follow(&self.context(lane, peer, now));
+                let mut cell = cell.lock();
+                let Some(set) = cell.set.as_mut() else {
+                    continue;
+                };
+                set.follow(&self.context(lane, peer, now));
+                if set.take_cut() {
+                    self.lanes[lane].request(&mut cell, &peer.state);
                 }
             }
         }
@@ -381,6 +395,7 @@ impl Device {
             now,
             lane,
             peer,
+            peers: self.peers.load(Ordering::Relaxed),
             indices: &self.indices,
             own_epoch: &self.own_epoch,
             counters,
@@ -445,7 +460,7 @@ fn lane_status(set: Option<&SessionSet>, context: &Context<'_>) -> LaneStatus {
             .map(|at| context.now.saturating_duration_since(at)),
         confirmed: confirmed_key.is_some(),
         confirmed_key,
-        is_on_newer: set.is_some_and(|set| set.is_on_newer(context.now)),
+        is_on_newer: set.is_some_and(|set| set.is_on_newer(context.lane, context.now)),
         handshaking: set.is_some_and(SessionSet::is_handshaking),
         endpoint: set.map_or_else(first, |set| set.endpoint(context)),
         sessions: set.map_or(0, SessionSet::members),

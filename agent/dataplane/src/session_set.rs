@@ -1,8 +1,13 @@
-//! The session set of one lane of one peer: receive on any member, send on the newest confirmed.
+//! The session set of one lane of one peer: receive on any member, send on the one that was
+//! confirmed last.
 //!
-//! A changed key of the peer, another epoch of it or of this node is one more member. Members that
-//! were replaced receive for [`REPLACED_LIFETIME`] more, so that nothing that is on its way is
-//! lost, and send as long as none that is newer is confirmed: make before break.
+//! Another key of the peer or of this node, another epoch of either is one more member. Members
+//! that were replaced receive for [`REPLACED_LIFETIME`] more, so that nothing that is on its way is
+//! lost, and send as long as none is confirmed after them: make before break.
+//!
+//! While keys change, either end may have two or three at once, and may know more or less of the
+//! other's. Each end starts handshakes for the one identity that it wants, and answers those for
+//! any that both have: so whoever is behind is met where it is.
 //!
 //! A member that is dropped takes with it the highest stamp that it has seen: the next one accepts
 //! a copy of an old initiation. That costs one handshake and gives its sender nothing, since a
@@ -12,6 +17,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podwire_core::key::PublicKey;
@@ -25,6 +31,7 @@ use crate::endpoint::Endpoint;
 use crate::message::{DATA_OVERHEAD, INITIATION_LENGTH};
 use crate::noise::{HANDSHAKE_ROOM, LaneKey, Received, Tunnel};
 use crate::own_epoch::OwnEpoch;
+use crate::own_keys::KeyRing;
 use crate::packet_queue::PacketQueue;
 use crate::peer::Peer;
 use crate::receiver_index::{Owner, ReceiverIndices, Slot};
@@ -32,12 +39,17 @@ use crate::status::Traffic;
 use crate::timers::REJECT_AFTER_TIME;
 
 mod handshake;
+mod identity;
+mod keys;
 mod tick;
 
+pub(crate) use handshake::Ends;
+use identity::{Identity, PeerKeys};
 pub(crate) use tick::Activity;
 
-/// Members of a set at most: the one that is sent on, its successor, and two that only receive.
-const MEMBERS_MAX: usize = 4;
+/// Members of a set at most. When both ends change their keys at once there are four identities,
+/// and each may have a member that only receives beside its successor.
+const MEMBERS_MAX: usize = 8;
 /// Time for which a replaced member still receives: as long as a session lives.
 const REPLACED_LIFETIME: Duration = REJECT_AFTER_TIME;
 /// Unanswered initiations after which a lane above 0 leaves its flows to lane 0.
@@ -57,36 +69,17 @@ pub(crate) struct Context<'a> {
     pub(crate) indices: &'a ReceiverIndices,
     pub(crate) own_epoch: &'a OwnEpoch,
     pub(crate) counters: &'a LaneCounters,
+    /// Peers of this node: the mesh is as large.
+    pub(crate) peers: u32,
     /// The peer cannot reach this node unless this node asks it first.
     pub(crate) keeps_open: bool,
-}
-
-impl Context<'_> {
-    pub(crate) fn key(&self) -> &LaneKey {
-        &self.peer.own.lane(self.lane).base
-    }
-
-    fn identity(&self) -> Option<Identity> {
-        let pair = &self.peer.config.pair;
-        Some(Identity {
-            key: pair.lanes.get(self.lane)?.key,
-            epoch: pair.epoch,
-        })
-    }
-}
-
-/// Whom a member talks to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    key: PublicKey,
-    epoch: u64,
 }
 
 /// One `Tunn` with its own slot.
 struct Member {
     tunnel: Tunnel,
-    /// The peer's key.
-    key: PublicKey,
+    identity: Identity,
+    own_key: Arc<LaneKey>,
     slot: Slot,
     replaced: Option<Instant>,
 }
@@ -123,8 +116,20 @@ pub(crate) struct SessionSet {
     version: u64,
     /// The own epoch that the members which are not replaced are of.
     own_epoch: u64,
-    identity: Identity,
-    /// Oldest first.
+    own: Arc<KeyRing>,
+    theirs: PeerKeys,
+    /// Whom handshakes are started for.
+    wanted: Identity,
+    /// When the wanted identity is asked for although there is a session of another; none before
+    /// that is known.
+    wanted_due: Option<Instant>,
+    /// For how long it is not asked for again after it was confirmed.
+    turn_after: Duration,
+    /// The own key by which the peer has shown to know this node.
+    seen_on: Option<PublicKey>,
+    /// Live sessions were closed since their keys are revoked.
+    is_cut: bool,
+    /// In the order in which they were confirmed last, or else made.
     members: Vec<Member>,
     queue: PacketQueue,
     endpoint: Endpoint,
@@ -153,10 +158,24 @@ pub(crate) struct SessionSet {
 impl SessionSet {
     /// An empty set; none when the peer does not have the lane.
     pub(crate) fn new(context: &Context<'_>) -> Option<Self> {
+        let theirs = PeerKeys::of(&context.peer.config.pair, context.lane)?;
+        let (own, own_epoch) = (Arc::clone(&context.peer.own), context.own_epoch.number());
+        let wanted = Identity {
+            own: *own.lane(context.lane).base.public_key(),
+            peer: theirs.wanted(),
+            epoch: theirs.epoch,
+            own_epoch,
+        };
         Some(Self {
             version: context.peer.version,
-            own_epoch: context.own_epoch.number(),
-            identity: context.identity()?,
+            own_epoch,
+            own,
+            theirs,
+            wanted,
+            wanted_due: None,
+            turn_after: keys::TURN_AFTER,
+            seen_on: None,
+            is_cut: false,
             members: Vec::new(),
             queue: PacketQueue::default(),
             endpoint: Endpoint::default(),
@@ -173,36 +192,6 @@ impl SessionSet {
             heard: None,
             retry_at: None,
         })
-    }
-
-    /// Follows the own epoch, and the peer's configuration unless a newer one was seen.
-    pub(crate) fn follow(&mut self, context: &Context<'_>) {
-        let own_epoch = context.own_epoch.number();
-        if own_epoch != self.own_epoch {
-            self.own_epoch = own_epoch;
-            self.replace_members(context);
-        }
-        if context.peer.version <= self.version {
-            return;
-        }
-        self.version = context.peer.version;
-        let Some(identity) = context.identity() else {
-            return;
-        };
-        if identity != self.identity {
-            self.identity = identity;
-            self.replace_members(context);
-        }
-    }
-
-    /// Makes before it breaks: the members of now send until a new one has completed a handshake.
-    fn replace_members(&mut self, context: &Context<'_>) {
-        self.retry_at = self.retry_at.and(Some(context.now));
-        self.accepted = None;
-        self.pending = None;
-        for member in &mut self.members {
-            member.replaced.get_or_insert(context.now);
-        }
     }
 
     /// There are other endpoints than `before`, or in another order. A peer that still is where it
@@ -246,27 +235,27 @@ impl SessionSet {
     /// The peer's key in the session that packets are sent on: an old one of it after a change,
     /// until the new one has completed a handshake.
     pub(crate) fn confirmed_key(&self, now: Instant) -> Option<PublicKey> {
-        self.sender(now).map(|index| self.members[index].key)
-    }
-
-    /// Whether a confirmed session exists under this node's newer key.
-    pub(crate) fn is_on_newer(&self, _now: Instant) -> bool {
-        false
+        self.sender(now)
+            .map(|index| self.members[index].identity.peer)
     }
 
     /// Whether this lane carries its own flows: lane 0 always does.
     pub(crate) fn is_usable(&self, context: &Context<'_>) -> bool {
-        let is_silent = self
-            .target()
+        // A handshake for other keys that comes to nothing says nothing about sessions of now.
+        let is_held = |index: &usize| self.members[*index].replaced.is_none();
+        let sender = self.sender(context.now);
+        let is_silent = sender
+            .filter(is_held)
+            .or_else(|| self.target())
             .and_then(|index| self.members[index].tunnel.flight())
             .is_some_and(|flight| flight.attempts >= LANE_ATTEMPTS);
         let is_trusted = !is_silent && self.retry_at.is_none();
-        context.lane == 0 || (is_trusted && self.sender(context.now).is_some())
+        context.lane == 0 || (is_trusted && sender.is_some())
     }
 
     pub(crate) fn is_handshaking(&self) -> bool {
-        self.target()
-            .is_some_and(|index| self.members[index].tunnel.flight().is_some())
+        let mut members = self.members.iter();
+        members.any(|member| member.replaced.is_none() && member.tunnel.flight().is_some())
     }
 
     pub(crate) fn members(&self) -> usize {
@@ -281,11 +270,16 @@ impl SessionSet {
         self.confirmed
     }
 
-    /// The newest member that is not replaced: handshakes are its business.
-    fn target(&self) -> Option<usize> {
+    /// The newest member of an identity that is not replaced: handshakes are its business.
+    fn newest(&self, identity: &Identity) -> Option<usize> {
         self.members
             .iter()
-            .rposition(|member| member.replaced.is_none())
+            .rposition(|member| member.replaced.is_none() && member.identity == *identity)
+    }
+
+    /// The one that starts handshakes.
+    fn target(&self) -> Option<usize> {
+        self.newest(&self.wanted)
     }
 
     fn member(&self, receiver: u32) -> Option<usize> {
@@ -298,17 +292,20 @@ impl SessionSet {
         context.indices.release(member.slot, context.now);
     }
 
-    /// A member for the present identity, which is not yet one of the set.
-    fn new_member(&self, context: &Context<'_>) -> Option<Member> {
+    /// A member for an identity of the present epochs, which is not yet one of the set. None when
+    /// the own key is not named any more.
+    fn new_member(&self, identity: Identity, context: &Context<'_>) -> Option<Member> {
         let owner = Owner {
             peer: context.peer.state.ordinal,
             lane: context.lane,
         };
+        let own_key = Arc::clone(self.own.lane(context.lane).find(&identity.own)?);
         let slot = context.indices.take(owner, context.now)?;
-        let tunnel = Tunnel::new(context.key(), &self.identity.key, slot.index(), context.now);
+        let tunnel = Tunnel::new(&own_key, &identity.peer, slot.index(), context.now);
         Some(Member {
             tunnel,
-            key: self.identity.key,
+            identity,
+            own_key,
             slot,
             replaced: None,
         })
@@ -319,9 +316,15 @@ impl SessionSet {
     fn admit(&mut self, member: Member, context: &Context<'_>) -> usize {
         if self.members.len() >= MEMBERS_MAX {
             let sender = self.sender(context.now);
-            let others = || (0..self.members.len()).filter(|index| Some(*index) != sender);
-            let replaced = others().find(|index| self.members[*index].replaced.is_some());
-            if let Some(victim) = replaced.or_else(|| others().next()) {
+            let others = (0..self.members.len()).filter(|index| Some(*index) != sender);
+            // Whoever has copies of old initiations can have members made that nobody confirms:
+            // they do not displace those by which the peer may still send.
+            let worth = |index: &usize| {
+                let member = &self.members[*index];
+                let is_confirmed = member.tunnel.is_confirmed(context.now);
+                (is_confirmed, member.replaced.is_none())
+            };
+            if let Some(victim) = others.min_by_key(worth) {
                 self.remove(victim, context);
             }
         }
@@ -348,7 +351,7 @@ impl SessionSet {
             .take_if(|confirmation| confirmation.receiver == receiver);
         self.endpoint.heard_from(&context.peer.config.pair, source);
         if is_switched {
-            self.confirm(index, context, source);
+            self.confirm(index, true, context, source);
         }
         Ok(received)
     }

@@ -13,7 +13,7 @@ use crate::noise::{CookieCheck, HANDSHAKE_ROOM, Received};
 use crate::peer::Peer;
 use crate::peer_table::PeerTable;
 use crate::receiver_index::{Owner, Unroutable};
-use crate::session_set::{Context, OutputFull, SessionSet};
+use crate::session_set::{Context, Ends, OutputFull, SessionSet};
 
 /// A segment is consumed; perhaps it was dropped.
 type Handled = Result<Result<(), DropReason>, OutputFull>;
@@ -70,10 +70,9 @@ impl<'a> Underlay<'a> {
         initiation: &[u8],
     ) -> Result<(), DropReason> {
         let own = &self.device.lanes[lane];
-        let own_key = &self.table.own().lane(lane).base;
-        if !own_key.verify_mac1(initiation) {
-            return Err(DropReason::BadMac);
-        }
+        let own_keys = self.table.own().lane(lane);
+        let mut own_key = own_keys.all().filter(|own| own.verify_mac1(initiation));
+        let own_key = own_key.next().ok_or(DropReason::BadMac)?;
         own.counters.initiations_received();
         if !self.device.limiter.take(self.now) {
             match own_key.check_cookie(source.ip(), initiation, self.send.room())? {
@@ -91,7 +90,7 @@ impl<'a> Underlay<'a> {
             }
         }
         let key = own_key.initiator(initiation)?;
-        if key == *own_key.public_key() {
+        if own_keys.find(&key).is_some() {
             return Err(DropReason::OwnKey);
         }
         let peer = self
@@ -104,7 +103,11 @@ impl<'a> Underlay<'a> {
             .device
             .open(&mut cell, &context)
             .ok_or(DropReason::UnknownPeer)?;
-        let accepted = set.accept_initiation(&context, initiation, source, self.send);
+        let ends = Ends {
+            own: *own_key.public_key(),
+            peer: key,
+        };
+        let accepted = set.accept_initiation(&context, ends, initiation, source, self.send);
         set.traffic.drops += u64::from(accepted.is_err());
         accepted
     }
@@ -187,9 +190,6 @@ impl<'a> Underlay<'a> {
     ) -> Handled {
         if !self.send.has_room(HANDSHAKE_ROOM) {
             return Err(OutputFull);
-        }
-        if !context.key().verify_mac1(response) {
-            return Ok(Err(DropReason::BadMac));
         }
         Ok(set.receive_response(context, response, receiver, source, self.send))
     }

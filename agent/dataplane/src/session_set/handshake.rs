@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Confirmation, Context, OutputFull, Pending, SessionSet, Slot};
+use podwire_core::key::PublicKey;
+
+use super::{Confirmation, Context, Identity, Member, OutputFull, Pending, SessionSet, Slot};
 use crate::batch::UnderlayBatch;
 use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
@@ -20,6 +22,13 @@ const CROSSING_WINDOW: Duration = Duration::from_secs(1);
 const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(500);
 const CONFIRM_AGAIN_PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// The static keys of an initiation.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends {
+    pub(crate) own: PublicKey,
+    pub(crate) peer: PublicKey,
+}
+
 impl SessionSet {
     /// The member that starts a handshake.
     fn initiator(&mut self, context: &Context<'_>) -> Option<usize> {
@@ -30,7 +39,7 @@ impl SessionSet {
             }
             member.replaced = Some(context.now);
         }
-        let member = self.new_member(context)?;
+        let member = self.new_member(self.wanted, context)?;
         Some(self.admit(member, context))
     }
 
@@ -124,11 +133,15 @@ impl SessionSet {
 
     /// Whether our own first initiation is on its way and goes before the peer's: of two that
     /// cross, the lower public key's counts. A retry never does, so that neither can shut the other
-    /// out.
+    /// out; nor does one by a key that the peer may not know yet, since it was seen on another.
     fn is_crossed(&self, index: usize, context: &Context<'_>) -> bool {
-        let tunnel = &self.members[index].tunnel;
+        let Member {
+            tunnel, identity, ..
+        } = &self.members[index];
         self.pending.is_none()
-            && context.key().public_key() < &self.identity.key
+            && *identity == self.wanted
+            && identity.own < identity.peer
+            && self.seen_on.is_none_or(|seen_on| seen_on == identity.own)
             && tunnel.flight().is_some_and(|flight| {
                 flight.attempts == 1
                     && context.now.saturating_duration_since(flight.started) < CROSSING_WINDOW
@@ -176,11 +189,13 @@ impl SessionSet {
     pub(crate) fn accept_initiation(
         &mut self,
         context: &Context<'_>,
+        ends: Ends,
         initiation: &[u8],
         source: SocketAddr,
         send: &mut UnderlayBatch,
     ) -> Result<(), DropReason> {
-        let target = self.target();
+        let identity = self.answered(ends, context.lane)?;
+        let target = self.newest(&identity);
         if target.is_some_and(|index| self.is_crossed(index, context)) {
             self.is_passed_over = true;
             return Err(DropReason::HandshakeCrossed);
@@ -195,12 +210,14 @@ impl SessionSet {
                 match tunnel.accept_initiation(context.now, initiation, send.room())? {
                     Accepted::Response(length) => (index, length),
                     Accepted::ShutOut => {
-                        self.ask_back(context);
+                        if identity == self.wanted {
+                            self.ask_back(context);
+                        }
                         return Err(DropReason::HandshakeRejected);
                     }
                 }
             }
-            None => self.accept_anew(context, initiation, send)?,
+            None => self.accept_anew(identity, context, initiation, send)?,
         };
         send.commit_front(context.lane, source, length);
         context.counters.responses_sent();
@@ -214,17 +231,34 @@ impl SessionSet {
         Ok(())
     }
 
+    /// The identity of an initiation between these keys. The table by which they were found may be
+    /// older than what is followed: a key that was given up since is not answered by.
+    fn answered(&self, ends: Ends, lane: usize) -> Result<Identity, DropReason> {
+        let identity = Identity {
+            own: ends.own,
+            peer: ends.peer,
+            epoch: self.theirs.epoch,
+            own_epoch: self.own_epoch,
+        };
+        if self.own.lane(lane).find(&ends.own).is_none() {
+            return Err(DropReason::BadMac);
+        }
+        let is_known = self.theirs.names(&ends.peer);
+        is_known.then_some(identity).ok_or(DropReason::UnknownPeer)
+    }
+
     /// Answers an initiation on a member of its own, which is made for good only when the
     /// initiation has turned out to be the peer's: whoever knows the two public keys can name the
     /// peer in one.
     fn accept_anew(
         &mut self,
+        identity: Identity,
         context: &Context<'_>,
         initiation: &[u8],
         send: &mut UnderlayBatch,
     ) -> Result<(usize, usize), DropReason> {
         let mut member = self
-            .new_member(context)
+            .new_member(identity, context)
             .ok_or(DropReason::HandshakeRejected)?;
         let accepted = member
             .tunnel
@@ -257,13 +291,17 @@ impl SessionSet {
         send: &mut UnderlayBatch,
     ) -> Result<(), DropReason> {
         let index = self.member(receiver).ok_or(DropReason::UnknownIndex)?;
-        let tunnel = &mut self.members[index].tunnel;
+        let member = &mut self.members[index];
+        if !member.own_key.verify_mac1(response) {
+            return Err(DropReason::BadMac);
+        }
+        let tunnel = &mut member.tunnel;
         let length = tunnel.receive_response(context.now, response, receiver, send.room())?;
         context.counters.responses_received();
         self.asked = None;
         self.heard = Some(context.now);
         self.endpoint.heard_from(&context.peer.config.pair, source);
-        self.confirm(index, context, source);
+        self.confirm(index, false, context, source);
         self.confirmation = Some(Confirmation {
             receiver,
             due: context.now + CONFIRM_AGAIN_AFTER,
@@ -322,8 +360,15 @@ impl SessionSet {
         Ok(())
     }
 
-    /// A session of member `index` is confirmed by a message from `source`.
-    pub(super) fn confirm(&mut self, index: usize, context: &Context<'_>, source: SocketAddr) {
+    /// A session of member `index` is confirmed by a message from `source`, after the peer has asked
+    /// for it or answered. The member becomes the last.
+    pub(super) fn confirm(
+        &mut self,
+        index: usize,
+        is_asked: bool,
+        context: &Context<'_>,
+        source: SocketAddr,
+    ) {
         let pair = &context.peer.config.pair;
         let before = self.endpoint(context);
         self.endpoint.confirmed_from(pair, context.lane, source);
@@ -345,8 +390,25 @@ impl SessionSet {
         // Both started together and ours is not out yet: theirs was enough.
         let slot = self.members[index].slot;
         self.pending.take_if(|pending| pending.slot == slot);
-        for older in &mut self.members[..index] {
-            older.replaced.get_or_insert(context.now);
+        let identity = self.members[index].identity;
+        self.see(index, is_asked, context);
+        let is_present = self.is_present(&identity, context.lane);
+        let wanted = self.wanted;
+        self.members[index..].rotate_left(1);
+        let Some((confirmed, others)) = self.members.split_last_mut() else {
+            return;
+        };
+        if is_present {
+            confirmed.replaced = None;
+        }
+        for other in others {
+            // What is wanted more goes on until it is confirmed too.
+            let is_underway = other.identity == wanted
+                && identity != wanted
+                && !other.tunnel.is_confirmed(context.now);
+            if !is_underway {
+                other.replaced.get_or_insert(context.now);
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::keys::WANTED_RETRY_AFTER;
 use super::{Context, OutputFull, SessionSet};
 use crate::batch::UnderlayBatch;
 use crate::drop_reason::DropReason;
@@ -52,7 +53,8 @@ impl SessionSet {
         self.flush(context, send)?;
         let is_requested = std::mem::take(&mut self.is_requested);
         // No packet waits for these.
-        let is_unhurried = is_requested || self.is_way_closing(context);
+        let is_unhurried =
+            is_requested || self.is_way_closing(context) || self.is_following_due(context, jitter);
         if is_unhurried || self.wants_handshake(context) {
             let initiated = self.initiate(context, send, is_unhurried.then_some(jitter));
             self.is_requested = is_requested && initiated.is_err();
@@ -88,6 +90,9 @@ impl SessionSet {
     /// Drops members whose time is over and gives up handshakes that nobody answers.
     fn retire(&mut self, context: &Context<'_>) {
         let now = context.now;
+        let wanted = self.wanted;
+        let sender = self.sender(now).map(|index| &self.members[index]);
+        let sender = sender.filter(|s| s.replaced.is_none()).map(|s| s.slot);
         for member in &mut self.members {
             let is_failed = member.replaced.is_none()
                 && member.tunnel.flight().is_some_and(|flight| {
@@ -98,7 +103,13 @@ impl SessionSet {
                 tracing::debug!(%peer, lane, "peer does not answer handshakes");
                 member.replaced = Some(now);
                 self.pending.take_if(|pending| pending.slot == member.slot);
-                self.retry_at = (context.lane > 0).then(|| now + LANE_RETRY_AFTER);
+                if member.identity == wanted {
+                    self.wanted_due = Some(now + WANTED_RETRY_AFTER);
+                }
+                // One that has other keys than those in use says nothing about the lane.
+                if context.lane > 0 && sender.is_none_or(|sender| sender == member.slot) {
+                    self.retry_at = Some(now + LANE_RETRY_AFTER);
+                }
             }
         }
         let target = self.target();
@@ -120,6 +131,7 @@ impl SessionSet {
         send: &mut UnderlayBatch,
         jitter: Duration,
     ) -> Result<(), OutputFull> {
+        let is_fading = self.is_fading(&self.members[index].identity, context.lane);
         let member = &mut self.members[index];
         // One that is replaced starts no handshakes, and one without a session has nothing to do: a
         // tick would only let boringtun expire it.
@@ -133,6 +145,8 @@ impl SessionSet {
             return Err(OutputFull);
         }
         match tunnel.tick(context.now, send.room()) {
+            // It is time to, but the peer may not take this key any more: another one is asked by.
+            Some(Due::Initiation) if is_fading => member.replaced = Some(context.now),
             Some(Due::Initiation) => self.post_initiation(index, context, send, Some(jitter)),
             Some(Due::Keepalive(length)) => {
                 if let Some(endpoint) = self.endpoint(context) {
