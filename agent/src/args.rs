@@ -33,6 +33,14 @@ pub(crate) enum Command {
     Healthz(QueryArgs),
     /// Exit 0 while the control loop of this node's agent runs, whether the node is ready or not.
     Livez(QueryArgs),
+    /// Replace the keys of this node without losing a packet. `keyctl rotate` does it from
+    /// anywhere, and waits for the end.
+    Rotate(KeyArgs),
+    /// End the rotation of this node's keys before the next ones are in force.
+    Abort(KeyArgs),
+    /// Replace the keys of this node at once, because others know them: peers that have not heard
+    /// of the new ones are without a way until they have.
+    Revoke(RevokeArgs),
     /// Remove device, routes, table and CNI configuration of Podwire from this node, and nothing
     /// else.
     Cleanup(CleanupArgs),
@@ -216,6 +224,32 @@ pub(crate) struct QueryArgs {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,
+}
+
+/// Requests about the keys of this node to its running agent.
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// Folder of the agent's sockets.
+    #[arg(
+        long,
+        env = "PODWIRE_RUN_DIR",
+        default_value = "/run/podwire",
+        value_name = "PATH"
+    )]
+    pub(crate) run_dir: PathBuf,
+    /// Do it only to this generation of the keys [default: that of now].
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) if_key_generation: Option<u64>,
+}
+
+/// `podwire-agent revoke`.
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+    /// Yes, cut this node's sessions.
+    #[arg(long, required = true)]
+    pub(crate) yes: bool,
 }
 
 /// `podwire-agent cleanup`.

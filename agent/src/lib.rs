@@ -24,6 +24,7 @@ use clap::Parser as _;
 
 use args::{Command, CommandLine, RunArgs};
 use config::{CleanupConfig, Config};
+use podwire_core::request::Verb;
 use state::StateError;
 use tracing::warn;
 
@@ -48,6 +49,9 @@ pub fn main() -> ExitCode {
         Command::Drops(args) => query::drops(&args),
         Command::Healthz(args) => query::healthz(&args),
         Command::Livez(args) => query::livez(&args),
+        Command::Rotate(args) => query::request(Verb::Rotate, &args),
+        Command::Abort(args) => query::request(Verb::Abort, &args),
+        Command::Revoke(args) => query::request(Verb::Revoke, &args.keys),
         Command::Cleanup(args) => match CleanupConfig::new(args, environment::is_pod()) {
             Ok(config) => control::cleanup::cleanup(&config),
             Err(error) => return misuse(error),

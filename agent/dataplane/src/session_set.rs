@@ -124,6 +124,8 @@ pub(crate) struct SessionSet {
     /// When the wanted identity is asked for although there is a session of another; none before
     /// that is known.
     wanted_due: Option<Instant>,
+    /// For how long it is not asked for again after it was confirmed.
+    turn_after: Duration,
     /// The own key by which the peer has shown to know this node.
     seen_on: Option<PublicKey>,
     /// Live sessions were closed since their keys are revoked.
@@ -172,6 +174,7 @@ impl SessionSet {
             theirs,
             wanted,
             wanted_due: None,
+            turn_after: keys::TURN_AFTER,
             seen_on: None,
             is_cut: false,
             members: Vec::new(),

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
+use hyper::http::request::Builder;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -32,28 +33,45 @@ pub(crate) enum QueryError {
 
 /// The status code and body of an answer.
 pub(crate) async fn ask(run_dir: &Path, question: &str) -> Result<(u16, Bytes), QueryError> {
+    exchange(run_dir, Request::get(question), Bytes::new()).await
+}
+
+/// The same of a request with a body.
+pub(crate) async fn tell(
+    run_dir: &Path,
+    request: &str,
+    body: String,
+) -> Result<(u16, Bytes), QueryError> {
+    exchange(run_dir, Request::post(request), body.into()).await
+}
+
+async fn exchange(
+    run_dir: &Path,
+    request: Builder,
+    body: Bytes,
+) -> Result<(u16, Bytes), QueryError> {
     let path = run_dir.join(SOCKET_NAME);
     let stream = UnixStream::connect(&path)
         .await
         .map_err(|source| QueryError::Connect { path, source })?;
-    let exchange = |error: Box<dyn std::error::Error + Send + Sync>| QueryError::Exchange(error);
+    let broken = |error: Box<dyn std::error::Error + Send + Sync>| QueryError::Exchange(error);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| exchange(error.into()))?;
+        .map_err(|error| broken(error.into()))?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(question)
+    let request = request
         .header(hyper::header::HOST, "podwire-agent")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| exchange(error.into()))?;
+        .body(Full::new(body))
+        .map_err(|error| broken(error.into()))?;
     let response = sender
         .send_request(request)
         .await
-        .map_err(|error| exchange(error.into()))?;
+        .map_err(|error| broken(error.into()))?;
     let code = response.status().as_u16();
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
         .collect()
         .await
-        .map_err(exchange)?;
+        .map_err(broken)?;
     connection.abort();
     Ok((code, body.to_bytes()))
 }

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use podwire_core::finding::Kind;
+use podwire_core::rotation::Phase;
 use podwire_registry::refusals::Reason;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -30,6 +31,16 @@ struct ReasonLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +87,7 @@ pub(super) fn text(shown: &Shown, now: Instant) -> String {
     register_obstacles(&mut registry, &status);
     register_refusals(&mut registry, &status);
     register_findings(&mut registry, &status);
+    register_keys(&mut registry, &status);
     let mut text = String::new();
     // Writing into a String cannot fail.
     let _ = encode(&mut text, &registry);
@@ -219,6 +231,44 @@ fn register_findings(registry: &mut Registry, status: &Status) {
     }
     let help = "What keeps pods of this host from working, by kind: podwire-agent status tells";
     registry.register("host_findings", help, family);
+}
+
+/// Of a node that uses keys. Every phase is there at all times.
+fn register_keys(registry: &mut Registry, status: &Status) {
+    if status.public_key.is_none() {
+        return;
+    }
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let count = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
+    let rotation = &status.rotation;
+    let generation = ConstGauge::new(number(status.key_generation));
+    registry.register("key_generation", "Generation of the own keys", generation);
+    if let Ok(created) = rotation.key_created.parse::<jiff::Timestamp>() {
+        let created = ConstGauge::new(created.as_second());
+        let help = "When the own keys were made, in seconds since the Unix epoch";
+        registry.register("key_created_timestamp_seconds", help, created);
+    }
+    let phases = Family::<PhaseLabel, Gauge>::default();
+    let in_force = rotation.phase.split(' ').next();
+    for phase in Phase::NAMES {
+        let is_this = i64::from(in_force == Some(phase));
+        phases.get_or_create(&PhaseLabel { phase }).set(is_this);
+    }
+    registry.register("rotation_phase", "1 for where the rotation stands", phases);
+    let peers = Family::<StateLabel, Gauge>::default();
+    let (confirmed, waiting) = (rotation.confirmed, rotation.waiting_total);
+    for (state, length) in [("confirmed", confirmed), ("waiting", waiting)] {
+        peers
+            .get_or_create(&StateLabel { state })
+            .set(count(length));
+    }
+    let help = "Peers with a session, during a rotation, by whether it is under the newer keys";
+    registry.register("rotation_peers", help, peers);
+    if let Some(seconds) = rotation.last_seconds {
+        let help =
+            "How long the last rotation took, from its announcement to the end of the old keys";
+        registry.register("rotation_seconds", help, ConstGauge::new(number(seconds)));
+    }
 }
 
 fn register_control(registry: &mut Registry, status: &Status) {

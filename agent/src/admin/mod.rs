@@ -4,6 +4,7 @@
 pub(crate) mod client;
 mod metrics;
 mod peers;
+mod requests;
 mod server;
 pub(crate) mod view;
 

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::{RUN_DIR_MODE, SOCKET_NAME, ShownHandle, metrics, peers};
+use super::{RUN_DIR_MODE, SOCKET_NAME, ShownHandle, metrics, peers, requests};
 use crate::control::status::Status;
 
 /// How soon a server that could not listen tries again.
@@ -96,7 +96,12 @@ fn router(shown: ShownHandle) -> Router {
         .route("/healthz", get(healthz))
         // Not on the metrics port: a flood of it would have the agent restarted.
         .route("/livez", get(livez))
-        .fallback(async || unknown("/status, /peers, /drops, /healthz and /livez"))
+        // Nor this: who may open the socket may as well read the keys.
+        .route(
+            "/requests/{verb}",
+            post(requests::take).layer(DefaultBodyLimit::max(requests::BODY_BYTES_MAX)),
+        )
+        .fallback(async || unknown("/status, /peers, /drops, /healthz, /livez and /requests/VERB"))
         .method_not_allowed_fallback(wrong_method)
         .with_state(shown)
 }
@@ -149,7 +154,7 @@ fn unknown(allowed: &str) -> impl IntoResponse + use<> {
 }
 
 async fn wrong_method() -> impl IntoResponse {
-    let text = "questions are asked with GET\n";
+    let text = "questions are asked with GET, requests with POST\n";
     (StatusCode::METHOD_NOT_ALLOWED, text)
 }
 

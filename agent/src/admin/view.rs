@@ -3,7 +3,7 @@
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::control::status::{
-    CniStatus, DeviceStatus, DropRow, PeerRow, Refused, RegistryStatus, Status,
+    CniStatus, DeviceStatus, DropRow, PeerRow, Refused, RegistryStatus, RotationStatus, Status,
 };
 
 fn table(header: &[&str]) -> Table {
@@ -89,6 +89,7 @@ pub(crate) fn status(status: &Status) -> String {
         format!("mode        {}", status.mode),
     ];
     lines.extend(identity(status));
+    lines.extend(rotation(status));
     lines.push(device(&status.device));
     lines.push(format!("pod CIDRs   {}", status.pod_cidrs.join(", ")));
     lines.push(registry(&status.registry));
@@ -143,6 +144,39 @@ fn identity(status: &Status) -> Vec<String> {
         ),
         format!("listening   UDP {ports}"),
     ]
+}
+
+/// How the rotation of the keys goes; nothing while there is nothing to tell.
+fn rotation(status: &Status) -> Vec<String> {
+    let RotationStatus {
+        phase,
+        newer_public_key,
+        confirmed,
+        waiting,
+        waiting_total,
+        request,
+        ..
+    } = &status.rotation;
+    let mut lines = Vec::new();
+    if status.public_key.is_some() && !matches!(phase.as_str(), "" | "settled") {
+        lines.push(format!("rotation    {phase}"));
+    }
+    if confirmed + waiting_total > 0 {
+        lines.push(format!("            {confirmed} peers use the newer keys"));
+    }
+    if *waiting_total > 0 {
+        let named = waiting.join(", ");
+        let more = waiting_total - waiting.len();
+        let more = (more > 0).then(|| format!(" and {more} more"));
+        let more = more.unwrap_or_default();
+        lines.push(format!("waiting     for {named}{more}"));
+        let newer = newer_public_key.as_deref().unwrap_or_default();
+        lines.push(format!(
+            "            where no agent runs, configure this node's key {newer}"
+        ));
+    }
+    lines.extend(request.as_ref().map(|asked| format!("request     {asked}")));
+    lines
 }
 
 fn device(device: &DeviceStatus) -> String {
@@ -224,6 +258,39 @@ mod tests {
             text.contains("NOT READY") && text.contains("registry has not answered"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_rotation_names_the_peers_that_it_waits_for() {
+        let settled = Status {
+            public_key: Some("KEY".to_owned()),
+            rotation: RotationStatus {
+                phase: "settled".to_owned(),
+                ..RotationStatus::default()
+            },
+            ..Status::default()
+        };
+        assert!(rotation(&settled).is_empty());
+        let announced = Status {
+            rotation: RotationStatus {
+                phase: "announced".to_owned(),
+                newer_public_key: Some("NEWER".to_owned()),
+                confirmed: 4,
+                waiting: vec!["router-1".to_owned(), "router-2".to_owned()],
+                waiting_total: 5,
+                request: Some("rotate of key generation 4 by alice: under way".to_owned()),
+                ..RotationStatus::default()
+            },
+            ..settled
+        };
+        let expected = [
+            "rotation    announced",
+            "            4 peers use the newer keys",
+            "waiting     for router-1, router-2 and 3 more",
+            "            where no agent runs, configure this node's key NEWER",
+            "request     rotate of key generation 4 by alice: under way",
+        ];
+        assert_eq!(rotation(&announced), expected);
     }
 
     #[test]

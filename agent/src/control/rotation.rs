@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use podwire_core::key::PublicKey;
 use podwire_core::record::{Mode, Record};
 use podwire_core::request::{self, Request, RequestError, Verb};
 use podwire_core::rotation::Situation;
@@ -118,6 +119,13 @@ impl Agent {
         None
     }
 
+    /// Lane 0's key that peers have yet to come to, if they have.
+    fn newer_public_key(&self) -> Option<PublicKey> {
+        let told = self.state.told_keys();
+        let newer = told.next.or_else(|| told.previous.and(Some(told.current)));
+        newer?.first().copied()
+    }
+
     pub(super) fn rotation_status(&self) -> RotationStatus {
         let peers = &self.rotation.peers;
         let waiting = peers.waiting.iter().take(WAITING_MAX);
@@ -125,6 +133,7 @@ impl Agent {
         RotationStatus {
             phase: self.state.rotation().phase.to_string(),
             key_created: self.state.key_created(),
+            newer_public_key: self.newer_public_key().map(|key| key.to_string()),
             confirmed: peers.confirmed,
             waiting: waiting.map(ToString::to_string).collect(),
             waiting_total: peers.waiting.len(),

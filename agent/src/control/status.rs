@@ -70,10 +70,12 @@ pub(crate) struct RotationStatus {
     pub(crate) phase: String,
     /// When the keys in force were made, RFC 3339.
     pub(crate) key_created: String,
+    /// Lane 0's public key that peers have yet to come to, if they have.
+    pub(crate) newer_public_key: Option<String>,
     /// Peers that use the newer keys.
     pub(crate) confirmed: usize,
-    /// Peers with a session that do not: the first of them. What has no agent needs this node's
-    /// other public key in its configuration.
+    /// Peers with a session that do not: the first of them. One without an agent needs the newer
+    /// public key in its configuration.
     pub(crate) waiting: Vec<String>,
     /// How many there are.
     pub(crate) waiting_total: usize,

@@ -742,10 +742,10 @@ fn an_incumbent_that_a_handshake_confirmed_by_its_next_key_is_one() {
 /// The pair of the only peer.
 fn only_pair(claim: &Record) -> EncryptedPair {
     let mesh = mesh([node(2, claim)]);
-    match &mesh.peers[&name("node-2")].pair {
-        Pair::Encrypted(pair) => pair.clone(),
-        other => panic!("{other:?}"),
-    }
+    let Pair::Encrypted(pair) = &mesh.peers[&name("node-2")].pair else {
+        panic!("both are encrypted");
+    };
+    pair.clone()
 }
 
 #[test]

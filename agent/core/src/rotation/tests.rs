@@ -202,3 +202,7 @@ fn a_phase_is_written_as_it_is_read_and_nothing_else_is_one() {
         assert_eq!(text.parse::<Phase>(), Err(InvalidPhase), "{text}");
     }
 }
+
+mod fleet;
+mod model;
+mod world;

@@ -210,7 +210,9 @@ impl SessionSet {
                 match tunnel.accept_initiation(context.now, initiation, send.room())? {
                     Accepted::Response(length) => (index, length),
                     Accepted::ShutOut => {
-                        self.ask_back(context);
+                        if identity == self.wanted {
+                            self.ask_back(context);
+                        }
                         return Err(DropReason::HandshakeRejected);
                     }
                 }
@@ -389,7 +391,7 @@ impl SessionSet {
         let slot = self.members[index].slot;
         self.pending.take_if(|pending| pending.slot == slot);
         let identity = self.members[index].identity;
-        self.see(&identity, is_asked, context);
+        self.see(index, is_asked, context);
         let is_present = self.is_present(&identity, context.lane);
         let wanted = self.wanted;
         self.members[index..].rotate_left(1);

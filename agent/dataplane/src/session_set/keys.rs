@@ -14,6 +14,10 @@ use crate::timers::REKEY_AFTER_TIME;
 const FOLLOWING_PER_SECOND: u32 = 100;
 /// The most by which a handshake under other keys is put off for that.
 const FOLLOWING_TIME_MAX: Duration = Duration::from_secs(120);
+/// Time before the wanted identity is asked for again when the peer has come back to another one
+/// after it was confirmed: it may have lost its sessions and hear of the keys again. If it means
+/// to, then each time is twice as long, up to a rekey: the ends would else take turns for ever.
+pub(super) const TURN_AFTER: Duration = Duration::from_secs(5);
 /// Time before the wanted identity is tried again when nobody answered: sessions of another live.
 pub(super) const WANTED_RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -87,6 +91,12 @@ impl SessionSet {
             && (identity.epoch, identity.own_epoch) == (self.theirs.epoch, self.own_epoch)
     }
 
+    /// Whether the own key of an identity was announced in vain: nobody is asked by it.
+    pub(super) fn is_fading(&self, identity: &Identity, lane: usize) -> bool {
+        let fading = self.own.lane(lane).fading.as_ref();
+        fading.is_some_and(|fading| *fading.public_key() == identity.own)
+    }
+
     /// Decides which identity handshakes are started for. The own newer key is used towards a peer
     /// that has used it: another may not have heard of it yet.
     pub(super) fn want(&mut self, lane: usize) {
@@ -102,29 +112,48 @@ impl SessionSet {
         if wanted != self.wanted {
             self.wanted = wanted;
             self.wanted_due = None;
+            self.turn_after = TURN_AFTER;
         }
     }
 
-    /// Takes note of the own key of a session that was confirmed. `is_asked`: by a peer that asked
-    /// for it. One that only answers says nothing about what else it knows.
-    pub(super) fn see(&mut self, identity: &Identity, is_asked: bool, context: &Context<'_>) {
+    /// Takes note of the own key by which a session of member `index` was confirmed. `is_asked`: by
+    /// a peer that asked for it. One that only answers says nothing about what else it knows.
+    pub(super) fn see(&mut self, index: usize, is_asked: bool, context: &Context<'_>) {
+        let identity = self.members[index].identity;
         let newer = self.own.lane(context.lane).newer.as_ref();
         let is_on_newer = newer.is_some_and(|n| self.seen_on == Some(*n.public_key()));
         if is_asked || !is_on_newer {
             self.seen_on = Some(identity.own);
         }
         self.want(context.lane);
-        if *identity == self.wanted {
-            // Ends that want different ones would else take turns for ever.
-            self.wanted_due = Some(context.now + REKEY_AFTER_TIME);
+        if identity == self.wanted {
+            self.wanted_due = Some(context.now + self.turn_after);
+            let last = (0..self.members.len())
+                .rev()
+                .filter(|other| *other != index);
+            let last = last.map(|other| &self.members[other]);
+            let mut confirmed = last.filter(|member| member.tunnel.is_confirmed(context.now));
+            if confirmed
+                .next()
+                .is_some_and(|last| last.identity != identity)
+            {
+                self.turn_after = (self.turn_after * 2).min(REKEY_AFTER_TIME);
+            }
         }
     }
 
     /// Whether packets go by another identity than the wanted one, and it is time to ask for that.
     /// `jitter` decides how soon, of all the time that the whole mesh takes for it.
     pub(super) fn is_following_due(&mut self, context: &Context<'_>, jitter: Duration) -> bool {
-        let sender = self.sender(context.now).map(|index| &self.members[index]);
-        if sender.is_none_or(|sender| sender.identity == self.wanted) {
+        let Some(sender) = self.sender(context.now) else {
+            return false;
+        };
+        let mut identity = self.members[sender].identity;
+        if self.is_fading(&identity, context.lane) {
+            // The peer asks by itself once it has heard that the key was withdrawn.
+            identity.own = self.wanted.own;
+        }
+        if identity == self.wanted {
             return false;
         }
         let due = *self

@@ -131,6 +131,7 @@ impl SessionSet {
         send: &mut UnderlayBatch,
         jitter: Duration,
     ) -> Result<(), OutputFull> {
+        let is_fading = self.is_fading(&self.members[index].identity, context.lane);
         let member = &mut self.members[index];
         // One that is replaced starts no handshakes, and one without a session has nothing to do: a
         // tick would only let boringtun expire it.
@@ -144,6 +145,8 @@ impl SessionSet {
             return Err(OutputFull);
         }
         match tunnel.tick(context.now, send.room()) {
+            // It is time to, but the peer may not take this key any more: another one is asked by.
+            Some(Due::Initiation) if is_fading => member.replaced = Some(context.now),
             Some(Due::Initiation) => self.post_initiation(index, context, send, Some(jitter)),
             Some(Due::Keepalive(length)) => {
                 if let Some(endpoint) = self.endpoint(context) {

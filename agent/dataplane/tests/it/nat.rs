@@ -17,7 +17,7 @@ fn address(text: &str) -> SocketAddr {
 }
 
 /// Node 0 is behind a router that lets in only what comes from where it lately sent to.
-fn hidden(lanes: &[usize]) -> Network {
+pub(crate) fn hidden(lanes: &[usize]) -> Network {
     let outside = address("198.51.100.7:40000");
     let mut network = Network::unconnected(lanes);
     let inside = &mut network.nodes[0];

@@ -57,7 +57,15 @@ pub(crate) struct Node {
     pub(crate) name: NodeName,
     pub(crate) device: Arc<Device>,
     lanes: Vec<Lane>,
-    keys: Vec<String>,
+    /// The current keys.
+    pub(crate) keys: Vec<String>,
+    /// Announced ones, if any.
+    pub(crate) next: Vec<String>,
+    /// Those that are not retired yet, if any.
+    pub(crate) previous: Vec<String>,
+    /// Those that were announced in vain, if any.
+    pub(crate) fading: Vec<String>,
+    pub(crate) is_revoked: bool,
     pub(crate) addresses: Vec<IpAddr>,
     /// Behind NAT: the record names no endpoint, and datagrams come from this address.
     pub(crate) nat: Option<SocketAddr>,
@@ -80,6 +88,26 @@ impl Node {
             .into_iter()
             .find(|(r, _)| *r == reason)
             .map_or(0, |(_, count)| count)
+    }
+
+    /// What the device is told.
+    pub(crate) fn own_keys(&self) -> OwnKeys {
+        let list = |keys: &[String]| {
+            let keys = keys.iter();
+            let keys = keys.map(|key| PrivateKey::from_base64(key).expect("a key"));
+            keys.collect::<Vec<_>>()
+        };
+        let some = |keys: &[String]| (!keys.is_empty()).then(|| list(keys));
+        let (base, newer) = if self.previous.is_empty() {
+            (&self.keys, &self.next)
+        } else {
+            (&self.previous, &self.keys)
+        };
+        OwnKeys {
+            base: list(base),
+            newer: some(newer),
+            fading: some(&self.fading),
+        }
     }
 
     pub(crate) fn lanes_max(&self) -> usize {
@@ -159,12 +187,19 @@ impl Network {
     fn make_node(&mut self, number: usize, lanes: usize) -> Node {
         let keys: Vec<_> = (0..lanes).map(|_| self.random_key()).collect();
         let octet = u8::try_from(11 + number).expect("few nodes");
-        let device = make_device(&keys, 1, HANDSHAKES_PER_SECOND, false, self.random());
+        let own = keys.iter().map(|key| PrivateKey::from_base64(key));
+        let own = own.collect::<Result<_, _>>().expect("keys");
+        let own = OwnKeys::of(own);
+        let device = make_device(own, 1, HANDSHAKES_PER_SECOND, false, self.random());
         Node {
             name: format!("node-{number}").parse().expect("a name"),
             lanes: (0..lanes).map(|lane| device.lane(lane, self.now)).collect(),
             device,
             keys,
+            next: Vec::new(),
+            previous: Vec::new(),
+            fading: Vec::new(),
+            is_revoked: false,
             addresses: vec![Ipv4Addr::new(192, 0, 2, octet).into()],
             nat: None,
             epoch: 1,
@@ -186,7 +221,7 @@ impl Network {
         self.random
     }
 
-    fn random_key(&mut self) -> String {
+    pub(crate) fn random_key(&mut self) -> String {
         let words = [(); 4].map(|()| self.random().to_le_bytes());
         let mut bytes = Zeroizing::new([0; 32]);
         bytes.copy_from_slice(words.as_flattened());
@@ -208,7 +243,14 @@ impl Network {
         let node = &self.nodes[number];
         let key = |text: &String| PrivateKey::from_base64(text).expect("a key").public_key();
         let port = |lane: usize| BASE_PORT + u16::try_from(lane).expect("few lanes");
-        let lanes = node.keys[..node.publishes_lanes].iter().enumerate();
+        let lanes = |keys: &[String]| {
+            let published = keys.iter().take(node.publishes_lanes).enumerate();
+            let published = published.map(|(lane, text)| record::Lane {
+                port: port(lane),
+                key: key(text),
+            });
+            published.collect::<Vec<_>>()
+        };
         let subnet = format!("10.244.{number}.0/24").parse().expect("a prefix");
         let subnet_ipv6 = format!("fd00:10:244:{number}::/64")
             .parse()
@@ -225,15 +267,10 @@ impl Network {
             uid: format!("uid-{number}"),
             pair: EncryptedPair {
                 endpoints,
-                lanes: lanes
-                    .map(|(lane, text)| record::Lane {
-                        port: port(lane),
-                        key: key(text),
-                    })
-                    .collect(),
-                next: Vec::new(),
-                previous: Vec::new(),
-                is_revoked: false,
+                lanes: lanes(&node.keys),
+                next: lanes(&node.next),
+                previous: lanes(&node.previous),
+                is_revoked: node.is_revoked,
                 key_generation: node.key_generation,
                 epoch: node.epoch,
             },
@@ -270,7 +307,7 @@ impl Network {
         let node = &mut self.nodes[number];
         node.generation = (node.generation + 1) % 16;
         let (limit, keeps_open) = (node.handshakes_per_second, node.keeps_open);
-        node.device = make_device(&node.keys, node.generation, limit, keeps_open, seed);
+        node.device = make_device(node.own_keys(), node.generation, limit, keeps_open, seed);
         node.lanes = (0..node.keys.len())
             .map(|l| node.device.lane(l, self.now))
             .collect();
@@ -537,18 +574,14 @@ impl Network {
 }
 
 fn make_device(
-    keys: &[String],
+    keys: OwnKeys,
     process_generation: u8,
     handshakes_per_second: u32,
     keeps_open: bool,
     seed: u64,
 ) -> Arc<Device> {
-    let keys = keys
-        .iter()
-        .map(|key| PrivateKey::from_base64(key).expect("a key"))
-        .collect();
     let config = DeviceConfig {
-        keys: OwnKeys::of(keys),
+        keys,
         process_generation,
         addresses: Vec::new(),
         handshakes_per_second,
