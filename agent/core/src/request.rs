@@ -103,7 +103,7 @@ impl Request {
             // Rust's parser also takes a plus sign.
             let is_number = generation.bytes().all(|byte| byte.is_ascii_digit());
             let if_key_generation = generation.parse().ok().filter(|_| is_number)?;
-            let is_name = !by.is_empty() && by.bytes().all(|byte| byte.is_ascii_graphic());
+            let is_name = !by.is_empty() && by.chars().all(is_of_a_name);
             is_name.then(|| Self {
                 verb,
                 if_key_generation,
@@ -119,8 +119,17 @@ impl Request {
     /// The value of its annotation.
     #[must_use]
     pub fn value(&self) -> String {
-        format!("if-key-generation={},by={}", self.if_key_generation, self.by)
+        format!(
+            "if-key-generation={},by={}",
+            self.if_key_generation, self.by
+        )
     }
+}
+
+/// Whether names of users have such a character: what moves a cursor, turns a line around or cannot
+/// be seen is in none.
+fn is_of_a_name(character: char) -> bool {
+    character == ' ' || character.is_ascii_graphic() || character.is_alphanumeric()
 }
 
 /// The request that counts at a key generation, if any; and those that cannot be read.
@@ -194,6 +203,8 @@ mod tests {
             "if-key-generation=18446744073709551616,by=alice",
             "if-key-generation=4,by=",
             "if-key-generation=4,by=a\u{1b}[31m",
+            "if-key-generation=4,by=a\u{202e}b",
+            "if-key-generation=4,by=a\nb",
         ] {
             let told = annotations(&[(Verb::Rotate, value)]);
             let (found, errors) = in_force(&told, 4);
@@ -209,7 +220,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(generation: u64, by in "[!-~]{1,253}") {
+        fn what_is_written_is_read_back(generation: u64, by in "[ -~äß漢]{1,253}") {
             for verb in Verb::ALL {
                 let request = Request { verb, if_key_generation: generation, by: by.clone() };
                 prop_assert_eq!(Request::parse(verb, &request.value()), Ok(request));
@@ -218,7 +229,11 @@ mod tests {
 
         #[test]
         fn no_text_makes_it_panic(value in ".{0,80}") {
-            let _ = Request::parse(Verb::Revoke, &value);
+            for value in [value.clone(), format!("if-key-generation={value}")] {
+                if let Ok(request) = Request::parse(Verb::Revoke, &value) {
+                    prop_assert!(!request.by.chars().any(char::is_control));
+                }
+            }
         }
     }
 }
