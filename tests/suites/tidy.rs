@@ -307,6 +307,7 @@ fn documents_name_no_machine() {
         "CHANGELOG.md",
         "benches/README.md",
         "deploy/README.md",
+        "docs/key-rotation.md",
         "docs/keyctl.md",
         "docs/kubernetes-objects.md",
     ] {

@@ -26,8 +26,10 @@ pub async fn read_metadata(
     client: &Client,
     selector: Option<&str>,
 ) -> Result<BTreeMap<NodeName, Arc<Node>>, Failure> {
-    let mut parameters = ListParams::default();
-    parameters.label_selector = selector.map(str::to_owned);
+    let parameters = ListParams {
+        label_selector: selector.map(str::to_owned),
+        ..ListParams::default()
+    };
     let mut nodes = BTreeMap::new();
     list_by(client, Extent::Metadata, parameters, |object| {
         if let Ok(node) = object.into_node() {
