@@ -15,6 +15,7 @@ mod plain_network;
 mod pods;
 mod podwire;
 mod rollout;
+mod rotation;
 mod scene;
 mod services;
 mod streams;
@@ -36,10 +37,11 @@ fn main() -> ExitCode {
     if suite::is_soak() {
         return suite::run_conformance(conformance::TESTS.to_vec());
     }
-    let suites: [&[Test]; 10] = [
+    let suites: [&[Test]; 11] = [
         rollout::TESTS,
         moves::TESTS,
         updates::TESTS,
+        rotation::TESTS,
         uninstall::TESTS,
         nodes::TESTS,
         pods::TESTS,

@@ -61,13 +61,15 @@ pub(crate) fn ask_in_words(bed: &Testbed, number: u8, verb: Verb, words: &str) -
     bed.directory().replace(&path, &request)
 }
 
-/// An annotation of a node's record; empty where there is none.
+/// An annotation of a node's record, whose YAML has a line for each; empty where there is none.
 pub(crate) fn annotation(bed: &Testbed, number: u8, name: &str) -> Result<String> {
     let path = bed.directory().record_path(bed.node(number).name());
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let record: serde_json::Value = serde_json::from_str(&text).context("a record in JSON")?;
-    let value = &record["metadata"]["annotations"][format!("podwire.dev/{name}")];
-    Ok(value.as_str().unwrap_or_default().to_owned())
+    let mut lines = text.lines().map(str::trim);
+    let prefix = format!("podwire.dev/{name}:");
+    let value = lines.find_map(|line| line.strip_prefix(&prefix));
+    let value = value.unwrap_or_default().trim();
+    Ok(value.trim_matches(['"', '\'']).to_owned())
 }
 
 pub(crate) fn generation(bed: &Testbed, number: u8) -> Result<u64> {
