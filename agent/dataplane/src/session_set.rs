@@ -126,6 +126,8 @@ pub(crate) struct SessionSet {
     wanted_due: Option<Instant>,
     /// For how long it is not asked for again after it was confirmed.
     turn_after: Duration,
+    /// The peer gives no sign when it is asked by the newest keys.
+    is_doubted: bool,
     /// The own key by which the peer has shown to know this node.
     seen_on: Option<PublicKey>,
     /// Live sessions were closed since their keys are revoked.
@@ -163,7 +165,7 @@ impl SessionSet {
         let (own, own_epoch) = (Arc::clone(&context.peer.own), context.own_epoch.number());
         let wanted = Identity {
             own: *own.lane(context.lane).base.public_key(),
-            peer: theirs.wanted(),
+            peer: theirs.wanted(false),
             epoch: theirs.epoch,
             own_epoch,
         };
@@ -175,6 +177,7 @@ impl SessionSet {
             wanted,
             wanted_due: None,
             turn_after: keys::TURN_AFTER,
+            is_doubted: false,
             seen_on: None,
             is_cut: false,
             members: Vec::new(),

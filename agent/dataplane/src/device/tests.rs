@@ -178,6 +178,38 @@ impl Node {
     }
 }
 
+/// The second node has another epoch, and announces other keys or is left with them.
+fn change(nodes: &[Node; 2], epoch: usize) {
+    let generation = |number: usize| {
+        let number = u8::try_from(number).expect("few");
+        keys(if number == 0 { 2 } else { 5 + number }, 2)
+    };
+    let lanes = |keys: &[PrivateKey]| {
+        let keys = keys.iter().zip(0..);
+        let keys = keys.map(|(key, port)| record::Lane {
+            port,
+            key: key.public_key(),
+        });
+        keys.collect::<Vec<_>>()
+    };
+    let base = generation((epoch - 1) / 2);
+    let newer = (epoch % 2 == 0).then(|| generation(epoch / 2));
+    let mut peers = config(2, 2, u64::try_from(epoch).expect("few"));
+    for peer in peers.values_mut() {
+        peer.pair.lanes = lanes(&base);
+        peer.pair.next = newer.as_deref().map(lanes).unwrap_or_default();
+    }
+    let own = OwnKeys {
+        base,
+        newer,
+        fading: None,
+    };
+    let now = Instant::now();
+    let changed = nodes[1].device.set_keys(own, Fate::Replaced, now);
+    changed.expect("acceptable keys");
+    nodes[0].device.set_peers(&peers, now);
+}
+
 #[test]
 fn threads_of_unequal_numbers_lose_nothing_while_the_table_changes() {
     let nodes = [Node::new(1, 3), Node::new(2, 2)];
@@ -202,10 +234,7 @@ fn threads_of_unequal_numbers_lose_nothing_while_the_table_changes() {
         while !is_complete() && now.elapsed() < DEADLINE {
             if nodes[0].delivered.lock().len() > 300 * epoch {
                 epoch += 1;
-                let epoch = u64::try_from(epoch).expect("few");
-                nodes[0]
-                    .device
-                    .set_peers(&config(2, 2, epoch), Instant::now());
+                change(&nodes, epoch);
             }
             std::thread::yield_now();
         }
@@ -246,6 +275,34 @@ fn a_device_refuses_what_it_cannot_be() {
         Some(DeviceError::ProcessGeneration(16))
     );
     assert_eq!(make(keys(1, 8), 15), None);
+}
+
+#[test]
+fn a_device_refuses_keys_that_do_not_fit_and_keeps_those_it_has() {
+    let device = device(1, 2);
+    let set = |base, newer, fading| {
+        let keys = OwnKeys {
+            base,
+            newer,
+            fading,
+        };
+        device.set_keys(keys, Fate::Replaced, Instant::now()).err()
+    };
+    let (own, others) = (|| keys(1, 2), |lanes| Some(keys(3, lanes)));
+    assert_eq!(set(own(), others(1), None), Some(DeviceError::Keys(1, 2)));
+    assert_eq!(set(own(), None, others(3)), Some(DeviceError::Keys(3, 2)));
+    assert_eq!(set(keys(1, 1), None, None), Some(DeviceError::Keys(1, 2)));
+    let swapped = Some(vec![key(18), key(50)]);
+    assert_eq!(
+        set(own(), swapped, None),
+        Some(DeviceError::SameKey(1, 0)),
+        "a key of lane 1 on lane 0"
+    );
+    let public = |device: &Device| *device.table.load().own().lane(0).base.public_key();
+    assert_eq!(public(&device), key(17).public_key());
+    assert_eq!(set(own(), Some(vec![key(17), key(50)]), None), None);
+    assert_eq!(set(keys(3, 2), Some(own()), Some(keys(4, 2))), None);
+    assert_eq!(public(&device), key(49).public_key());
 }
 
 #[test]

@@ -40,9 +40,11 @@ impl PeerKeys {
         })
     }
 
-    /// The key that the peer is asked by: it has one before it announces it.
-    pub(super) fn wanted(&self) -> PublicKey {
-        self.next.unwrap_or(self.current)
+    /// The key that the peer is asked by: it has the next one before it announces it, unless there
+    /// is reason for doubt.
+    pub(super) fn wanted(&self, is_doubted: bool) -> PublicKey {
+        let next = self.next.filter(|_| !is_doubted);
+        next.unwrap_or(self.current)
     }
 
     pub(super) fn names(&self, key: &PublicKey) -> bool {

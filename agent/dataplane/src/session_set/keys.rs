@@ -18,6 +18,9 @@ const FOLLOWING_TIME_MAX: Duration = Duration::from_secs(120);
 /// after it was confirmed: it may have lost its sessions and hear of the keys again. If it means
 /// to, then each time is twice as long, up to a rekey: the ends would else take turns for ever.
 pub(super) const TURN_AFTER: Duration = Duration::from_secs(5);
+/// Initiations without any sign of the peer after which it is asked by the keys that every record
+/// has: it may have started again and know no others.
+const DOUBT_AFTER: u32 = 3;
 /// Time before the wanted identity is tried again when nobody answered: sessions of another live.
 pub(super) const WANTED_RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -37,6 +40,7 @@ impl SessionSet {
             self.own = Arc::clone(&context.peer.own);
             self.theirs =
                 PeerKeys::of(&context.peer.config.pair, context.lane).unwrap_or(self.theirs);
+            self.is_doubted = false;
         }
         self.replace_members(self.own.revocations != revocations, context);
         self.want(context.lane);
@@ -102,10 +106,10 @@ impl SessionSet {
     pub(super) fn want(&mut self, lane: usize) {
         let own = self.own.lane(lane);
         let newer = own.newer.as_ref().map(|newer| *newer.public_key());
-        let is_seen = newer.is_some() && newer == self.seen_on;
+        let is_seen = newer.is_some() && newer == self.seen_on && !self.is_doubted;
         let wanted = Identity {
             own: newer.filter(|_| is_seen).unwrap_or(*own.base.public_key()),
-            peer: self.theirs.wanted(),
+            peer: self.theirs.wanted(self.is_doubted),
             epoch: self.theirs.epoch,
             own_epoch: self.own_epoch,
         };
@@ -122,23 +126,34 @@ impl SessionSet {
         let identity = self.members[index].identity;
         let newer = self.own.lane(context.lane).newer.as_ref();
         let is_on_newer = newer.is_some_and(|n| self.seen_on == Some(*n.public_key()));
-        if is_asked || !is_on_newer {
+        if is_asked || !is_on_newer || self.is_doubted {
             self.seen_on = Some(identity.own);
         }
+        self.is_doubted = false;
         self.want(context.lane);
         if identity == self.wanted {
             self.wanted_due = Some(context.now + self.turn_after);
-            let last = (0..self.members.len())
-                .rev()
-                .filter(|other| *other != index);
-            let last = last.map(|other| &self.members[other]);
-            let mut confirmed = last.filter(|member| member.tunnel.is_confirmed(context.now));
-            if confirmed
-                .next()
-                .is_some_and(|last| last.identity != identity)
-            {
+            let mut others = self.members.iter().enumerate();
+            let last = others.rfind(|(other, member)| {
+                *other != index && member.tunnel.is_confirmed(context.now)
+            });
+            if last.is_some_and(|(_, last)| last.identity != identity) {
                 self.turn_after = (self.turn_after * 2).min(REKEY_AFTER_TIME);
             }
+        }
+    }
+
+    /// Asks a peer that gives no sign by the keys that every record has.
+    pub(super) fn doubt(&mut self, lane: usize) {
+        let flight = self
+            .target()
+            .and_then(|index| self.members[index].tunnel.flight());
+        let is_silent = flight.is_some_and(|flight| {
+            flight.attempts >= DOUBT_AFTER && self.heard.is_none_or(|at| at < flight.started)
+        });
+        if is_silent && !self.is_doubted {
+            self.is_doubted = true;
+            self.want(lane);
         }
     }
 

@@ -50,6 +50,7 @@ impl SessionSet {
             self.tick_member(index, context, send, jitter)?;
         }
         self.repeat_soon(context, send)?;
+        self.doubt(context.lane);
         self.flush(context, send)?;
         let is_requested = std::mem::take(&mut self.is_requested);
         // No packet waits for these.

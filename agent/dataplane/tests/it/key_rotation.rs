@@ -561,6 +561,95 @@ fn a_lane_that_is_blocked_holds_up_no_rotation_of_the_others() {
     assert!(!network.lane_status(0, 1, 1).confirmed);
 }
 
+#[test]
+fn a_peer_that_forgot_the_newer_key_and_cannot_ask_is_asked_by_the_one_that_all_know() {
+    let mut network = hidden(&[1, 1]);
+    network.run(seconds(2));
+    let old = network.record(0);
+    network.step(0, Step::Announce);
+    network.run(seconds(40));
+    assert!(network.is_confirmed(0));
+    // Node 1 starts again with a snapshot of before, and does not know where node 0 is.
+    network.restart(1);
+    let peers: BTreeMap<_, _> = [(network.nodes[0].name.clone(), old)].into();
+    network.nodes[1].device.set_peers(&peers, network.now);
+    for n in 0..100 {
+        network.ping(0, 1, n);
+        network.run(seconds(1));
+    }
+    let arrived = network.nodes[1].sequence();
+    assert!((40..100).all(|n| arrived.contains(&n)), "{arrived:?}");
+    let initiations = network.count(0, 1);
+    assert!(initiations <= 40, "{initiations}");
+}
+
+#[test]
+fn a_peers_revoked_key_is_refused_as_soon_as_the_record_says_so() {
+    let mut network = Network::new(&[1, 1]);
+    network.ping(0, 1, 0);
+    network.run(seconds(1));
+    let thief = network.nodes[0].keys.clone();
+    network.change_keys(0, Step::Revoke);
+    network.publish();
+    network.run(seconds(2));
+    network.assert_settled(1, 0);
+    network.nodes[0].keys = thief;
+    network.restart(0);
+    network.clear_log();
+    network.ping(0, 1, 1);
+    network.run(seconds(4));
+    assert_eq!(network.nodes[1].dropped(DropReason::UnknownPeer), 1);
+    assert_eq!(network.count(1, 2), 0);
+    assert_eq!(network.nodes[1].sequence(), [0]);
+}
+
+#[test]
+fn a_large_mesh_follows_an_announcement_over_some_seconds() {
+    let mut network = Network::new(&[1; 150]);
+    for node in 1..150 {
+        network.ping(node, 0, 0);
+        network.run(milliseconds(10));
+    }
+    network.run(seconds(6));
+    network.clear_log();
+    let start = network.now - network.start;
+    network.step(0, Step::Announce);
+    network.run(seconds(3));
+    assert!(network.is_confirmed(0));
+    let asked = |from: Duration, to: Duration| {
+        let log = network.log.iter();
+        let asked = log.filter(|(_, transit)| transit.kind() == 1);
+        asked
+            .filter(|(at, _)| (from..to).contains(&(*at - start)))
+            .count()
+    };
+    let all = asked(seconds(0), seconds(3));
+    assert!((149..=155).contains(&all), "{all}");
+    for part in 0..12 {
+        let from = milliseconds(250 * part);
+        let part = asked(from, from + milliseconds(250));
+        assert!(part <= 55, "{part} in 250 ms from {from:?}");
+    }
+}
+
+#[test]
+fn a_path_mtu_that_was_reported_outlives_a_change_of_keys() {
+    let mut network = Network::new(&[1, 1]);
+    network.ping(0, 1, 0);
+    network.run(seconds(1));
+    let endpoint = network.last_sent(1, 2).source;
+    network.handle_path_mtu(0, endpoint, 1400);
+    for node in [0, 1] {
+        for step in [Step::Announce, Step::Promote, Step::Retire] {
+            network.step(node, step);
+            network.run(seconds(2));
+            let packet = crate::packets::Packet::new(0, 1).length(1400).bytes();
+            network.send(0, 0, &packet);
+        }
+    }
+    assert_eq!(network.nodes[0].dropped(DropReason::TooBig), 6);
+}
+
 /// A step that the keys of a node allow.
 fn any_step(network: &mut Network, number: usize) -> Step {
     let is_even = network.random() % 2 == 0;
