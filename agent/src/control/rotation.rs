@@ -27,9 +27,10 @@ impl Agent {
         let requests = self.requests();
         let local = self.local_request();
         if self.data_plane.is_none() {
-            let why = match self.mode {
-                ModeDecision::Declared(Mode::HostNetwork) => "a host-network node uses no keys",
-                _ => "this node has no data plane, and so uses no keys",
+            let why = if self.mode == ModeDecision::Declared(Mode::HostNetwork) {
+                "a host-network node uses no keys"
+            } else {
+                "this node has no data plane, and so uses no keys"
             };
             self.rotation
                 .refuse(requests, local.as_deref().cloned(), why);

@@ -376,20 +376,27 @@ impl World {
         }
     }
 
+    /// Whether a node answers when another asks for this key of it.
+    fn answers(&self, number: usize, key: Key) -> bool {
+        let memory = self.nodes[number].memory.as_ref();
+        memory.is_some_and(|memory| {
+            let InUse {
+                base,
+                newer,
+                fading,
+            } = memory.in_use;
+            [Some(base), newer, fading].contains(&Some(key))
+        })
+    }
+
     /// The keys of a handshake that `number` would start with `other`, and whether it succeeds.
     fn attempt(&self, number: usize, other: usize) -> Option<(Key, Key, bool)> {
         let asking = self.nodes[number].memory.as_ref()?;
-        let asked = self.nodes[other].memory.as_ref()?;
         let newer = asking.in_use.newer.filter(|_| asking.is_seen[other]);
         let own = newer.unwrap_or(asking.in_use.base);
         let key = self.asks_for(number, other);
-        let InUse {
-            base,
-            newer,
-            fading,
-        } = asked.in_use;
-        let is_answered = [Some(base), newer, fading].contains(&Some(key));
-        Some((own, key, is_answered && self.accepts(other, number, own)))
+        let works = self.answers(other, key) && self.accepts(other, number, own);
+        Some((own, key, works))
     }
 
     fn handshake(&mut self, number: usize, other: usize) {
@@ -485,6 +492,12 @@ impl World {
             }
         }
         if are(&|one, other| self.is_in_time(one, other)) {
+            let key = self.asks_for(one, other);
+            assert!(
+                self.answers(other, key),
+                "at {}: {other} refuses {key} to {one}",
+                self.now
+            );
             assert!(
                 works(one, other) || works(other, one),
                 "at {}: {one} {other}",
