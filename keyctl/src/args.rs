@@ -110,6 +110,10 @@ pub(crate) struct RotateArgs {
     /// At the end print what has become of each node [default: lines of text, as it goes on].
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     pub(crate) output: Option<Data>,
+    /// Run folder of this machine's agent: if it is one that rotates, its counts of peers are told
+    /// while they grow.
+    #[arg(long, value_name = "PATH", default_value = "/run/podwire")]
+    pub(crate) run_dir: PathBuf,
     #[command(flatten)]
     pub(crate) source: SourceArgs,
 }

@@ -82,6 +82,10 @@ mod tests {
         }
     }
 
+    fn name() -> NodeName {
+        "n".parse().expect("a name")
+    }
+
     fn start(stage: Stage, asked: Option<Verb>) -> Result<Start, Refusal> {
         let keys = keys(4, stage);
         let seen = Seen {
@@ -89,7 +93,7 @@ mod tests {
             keys: Ok(keys.clone()),
             asked,
         };
-        abort(&"n".parse().expect("a name"), &seen, &keys)
+        abort(&name(), &seen, &keys)
     }
 
     #[test]

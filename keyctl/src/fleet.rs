@@ -291,7 +291,7 @@ impl Target {
             State::Asked { since } if now.saturating_duration_since(since) >= ANSWER_WITHIN => {
                 State::Skipped(Why::NoAnswer)
             }
-            state => state,
+            State::Waiting | State::Asked { .. } | State::Done | State::Skipped(_) => self.state,
         }
     }
 

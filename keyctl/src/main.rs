@@ -15,6 +15,7 @@ mod fleet;
 mod journal;
 mod key_view;
 mod kubeconfig;
+mod local_agent;
 mod looker;
 mod outcome;
 mod output;

@@ -1,5 +1,6 @@
 //! `keyctl rotate`: asks nodes to replace their keys, and tells how it goes.
 
+use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -9,12 +10,13 @@ use podwire_core::request::Verb;
 use crate::args::RotateArgs;
 use crate::fleet::{Fleet, News, State, What, Why};
 use crate::journal::{Ending, Journal};
+use crate::local_agent::{Counts, counts};
 use crate::looker::{Looked, Looker};
 use crate::outcome::Outcome;
 use crate::selection::{Named, Selection, select};
 use crate::show::{tell, tell_line};
 use crate::source::Source;
-use crate::stage::Stage;
+use crate::stage::{Seen, Stage};
 use crate::write::{Remedy, Writer};
 
 /// A run and all that it uses.
@@ -25,6 +27,9 @@ struct Run<'a> {
     journal: Journal,
     fleet: Fleet,
     looked: Looked,
+    run_dir: &'a Path,
+    /// What this machine's agent told last.
+    counts: Option<Counts>,
 }
 
 /// Rotates the nodes that are named, within the share.
@@ -53,6 +58,8 @@ pub(crate) async fn rotate(program: &str, args: &RotateArgs) -> anyhow::Result<O
         journal: Journal::new(args.output),
         fleet,
         looked,
+        run_dir: &args.run_dir,
+        counts: None,
     };
     if args.dry_run {
         return run.rehearse().await;
@@ -66,6 +73,7 @@ pub(crate) async fn rotate(program: &str, args: &RotateArgs) -> anyhow::Result<O
             selection.nodes.len()
         ));
     }
+    run.tell_asked()?;
     if args.follow.wait {
         run.follow().await
     } else {
@@ -92,6 +100,7 @@ impl Run<'_> {
     async fn follow(mut self) -> anyhow::Result<Outcome> {
         loop {
             self.step().await?;
+            self.tell_counts().await?;
             if self.fleet.is_over() {
                 return self.end();
             }
@@ -102,15 +111,27 @@ impl Run<'_> {
         }
     }
 
+    /// Tells whom another run has asked, or somebody else.
+    fn tell_asked(&self) -> anyhow::Result<()> {
+        let targets = self.fleet.targets().iter();
+        let mut asked = targets.filter(|(_, it)| matches!(it.state, State::Asked { .. }));
+        asked.try_for_each(|(name, target)| {
+            let what = format!("is asked already, key generation {}", target.generation);
+            self.journal.note(name, what)
+        })
+    }
+
     /// Asks whom there is room for, and leaves it at that.
     async fn begin(mut self) -> anyhow::Result<Outcome> {
         self.step().await?;
-        let states = self.fleet.targets().values().map(|target| target.state);
-        let left = states.filter(|state| *state == State::Waiting).count();
+        let targets = self.fleet.targets();
+        let waiting = targets.values();
+        let left = waiting.filter(|it| it.state == State::Waiting).count();
         if left > 0 {
+            let all = targets.len();
             tell(
                 self.program,
-                &format!("{left} nodes are not asked: there is no room for more at once"),
+                &format!("not asked: {left} of {all}, as there is no room for more at once"),
             );
         }
         let program = self.program;
@@ -151,6 +172,21 @@ impl Run<'_> {
                     }
                 },
             }
+        }
+        Ok(())
+    }
+
+    /// Tells how many peers have confirmed, if it is this machine's node that waits for them.
+    async fn tell_counts(&mut self) -> anyhow::Result<()> {
+        let Some((name, counts)) = counts(self.run_dir).await else {
+            return Ok(());
+        };
+        let stage = self.looked.look.get(&name).and_then(Seen::stage);
+        let is_waiting =
+            stage == Some(Stage::Announced) && self.fleet.targets().contains_key(&name);
+        if is_waiting && self.counts.as_ref() != Some(&counts) {
+            self.journal.note(&name, counts.sentence())?;
+            self.counts = Some(counts);
         }
         Ok(())
     }
@@ -234,7 +270,8 @@ impl Run<'_> {
                 .line(&format!("{done} of {all} nodes are rotated"))?;
         }
         if skipped > 0 {
-            tell(self.program, &format!("{skipped} nodes were skipped"));
+            let all = targets.len();
+            tell(self.program, &format!("skipped: {skipped} of {all}"));
         }
         Ok(Outcome::of(skipped > 0))
     }

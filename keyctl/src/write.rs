@@ -1,7 +1,7 @@
 //! Writes requests where Nodes are.
 
 use podwire_core::node::NodeName;
-use podwire_core::request::{Request, VALUE_LENGTH_MAX, Verb};
+use podwire_core::request::{Request, Verb};
 use podwire_registry::directory::{self, ChangeError};
 use podwire_registry::kubernetes::{self, Failure};
 use podwire_registry::request_change::RequestChange;
@@ -14,10 +14,7 @@ use crate::source::Source;
 pub(crate) enum WriteError {
     #[error("cannot ask the API server for the name of whoever asks it: {0}")]
     User(Failure),
-    #[error(
-        "the user name {0:?} cannot stand in a request, which has room for {VALUE_LENGTH_MAX} \
-         characters without blanks: use a ServiceAccount's credentials"
-    )]
+    #[error("the user name {0:?} cannot stand in a request: use a ServiceAccount's credentials")]
     Name(String),
     #[error("cannot write the request to Node {node}: {failure}")]
     Node { node: NodeName, failure: Failure },

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use crate::binaries;
 use crate::control_plane::ControlPlane;
+use crate::node::Node;
 use crate::testbed::Testbed;
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -33,7 +34,7 @@ pub fn build() -> Result<()> {
     Ok(())
 }
 
-/// Runs it on node 1 as whoever has this token.
+/// Runs it as whoever has this token, on node 1, or beside the API server where there is no node.
 ///
 /// # Errors
 /// When it was not built, cannot be started, or prints no text.
@@ -48,7 +49,9 @@ pub fn run(bed: &Testbed, plane: &ControlPlane, token: &str, arguments: &[&str])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let output = bed.node(1).namespace().spawn(command)?.wait_with_output()?;
+    let underlay = bed.underlay().namespace();
+    let namespace = bed.nodes().first().map_or(underlay, Node::namespace);
+    let output = namespace.spawn(command)?.wait_with_output()?;
     Ok(Run {
         code: output.status.code(),
         out: String::from_utf8(output.stdout)?,

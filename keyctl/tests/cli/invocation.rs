@@ -53,7 +53,9 @@ pub(crate) fn run(command: &mut Command) -> Ran {
     }
 }
 
-/// Runs it on a folder.
+/// Runs it on a folder, as alice.
 pub(crate) fn on_folder(arguments: &[&str], folder: &Path) -> Ran {
-    run(keyctl(arguments).arg("--directory").arg(folder))
+    let mut command = keyctl(arguments);
+    command.arg("--directory").arg(folder).env("USER", "alice");
+    run(&mut command)
 }

@@ -4,5 +4,8 @@ mod api_server;
 mod denied;
 mod folder;
 mod invocation;
+mod requests;
+mod rotation;
+mod running;
 mod usage;
 mod watch;

@@ -18,6 +18,18 @@ fn what_is_not_understood_is_exit_code_2() {
         &["status", "--directory", folder, "--context", "c"],
         &["status", "--directory", folder, "--kubeconfig", "k"],
         &["completion", "csh"],
+        &["rotate"],
+        &["rotate", "node-1", "--all"],
+        &["rotate", "--all", "-l", "pool=a"],
+        &["rotate", "--all", "--max-unavailable", "0"],
+        &["rotate", "--all", "--older-than", "long"],
+        &["rotate", "--all", "--timeout", "5"],
+        &["rotate", "--all", "-o", "name"],
+        &["abort"],
+        &["revoke", "node-1"],
+        &["wait", "node-1"],
+        &["wait", "--for=generation=4"],
+        &["wait", "--for=ready", "node-1"],
     ] {
         let ran = run(&mut keyctl(arguments));
         assert_eq!((ran.code, &*ran.output), (2, ""), "{arguments:?}");
@@ -32,10 +44,12 @@ fn help_and_documentation_name_every_exit_code() {
         &["--help"] as &[&str],
         &["status", "--help"],
         &["verify", "-h"],
+        &["rotate", "--help"],
+        &["wait", "--help"],
     ] {
         let ran = run(&mut keyctl(arguments));
         assert_eq!(ran.code, 0);
-        for code in [0, 1, 2, 3, 5] {
+        for code in [0, 1, 2, 3, 4, 5] {
             assert!(
                 ran.output.contains(&format!("\n  {code}  ")),
                 "{}",
@@ -44,6 +58,17 @@ fn help_and_documentation_name_every_exit_code() {
             assert!(documented.contains(&format!("\n| {code} | ")), "{code}");
         }
     }
+}
+
+#[test]
+fn the_help_of_what_changes_something_reads_as_it_is_kept() {
+    let shown = |command: &str| run(&mut keyctl(&[command, "--help"])).output;
+    let rotate = shown("rotate");
+    let expected = include_str!("../expected/rotate-help.txt");
+    assert!(rotate == expected, "{rotate}");
+    let revoke = shown("revoke");
+    let expected = include_str!("../expected/revoke-help.txt");
+    assert!(revoke == expected, "{revoke}");
 }
 
 #[test]
@@ -74,6 +99,9 @@ fn every_shell_has_completions() {
             ran.output.contains("keyctl") && ran.output.contains("peers"),
             "{shell}"
         );
+        for word in ["rotate", "max-unavailable", "older-than", "revoke", "abort"] {
+            assert!(ran.output.contains(word), "{shell}: {word}");
+        }
     }
     let mut plugin = keyctl(&["completion", "bash"]);
     let ran = run(plugin.arg0("kubectl-podwire"));

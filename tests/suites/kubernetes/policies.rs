@@ -4,6 +4,7 @@
 mod agent;
 mod api;
 mod change;
+mod key_requests;
 mod kubelets;
 pub(crate) mod kustomizations;
 mod others;
@@ -45,6 +46,14 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "an_operator_writes_nothing_else_and_not_in_anothers_name",
         others::an_operator_writes_nothing_else,
+    ),
+    (
+        "keyctl_rotates_aborts_and_revokes_with_the_operators_role_alone",
+        key_requests::an_operator_rotates_aborts_and_revokes,
+    ),
+    (
+        "keyctl_of_anybody_else_is_denied_and_changes_nothing",
+        key_requests::anybody_else_is_denied,
     ),
     (
         "heartbeats_of_kubelets_are_never_blocked",

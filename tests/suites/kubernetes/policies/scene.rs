@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::control_plane::{AgentCredentials, Server};
+use podwire_testbed::control_plane::{AgentCredentials, Server, user_token};
+use podwire_testbed::keyctl::{self, Run};
 use podwire_testbed::suite::Context;
-use podwire_testbed::{ControlPlane, Topology, until};
+use podwire_testbed::{ControlPlane, Testbed, Topology, until};
 use serde_json::{Value, json};
 
 use super::api::{Answer, Api, Person, Request};
@@ -62,6 +64,7 @@ subjects:
 /// See the module.
 #[allow(missing_debug_implementations, reason = "a control plane")]
 pub(crate) struct Scene {
+    bed: Arc<Testbed>,
     api: Api,
     agents: BTreeMap<String, AgentCredentials>,
 }
@@ -86,6 +89,7 @@ impl Scene {
         cluster.kubectl(&["apply", "-f", "-"], ROLES)?;
         cluster.stop_server(Server::ControllerManager)?;
         let mut scene = Self {
+            bed,
             api: Api::new(cluster),
             agents: BTreeMap::new(),
         };
@@ -117,6 +121,11 @@ impl Scene {
             );
             Ok(())
         })
+    }
+
+    /// Runs keyctl as an ordinary user.
+    pub(crate) fn keyctl(&self, user: &str, arguments: &[&str]) -> Result<Run> {
+        keyctl::run(&self.bed, self.cluster(), &user_token(user), arguments)
     }
 
     pub(crate) fn cluster(&self) -> &ControlPlane {
