@@ -105,10 +105,11 @@ impl SessionSet {
     /// that has used it: another may not have heard of it yet.
     pub(super) fn want(&mut self, lane: usize) {
         let own = self.own.lane(lane);
-        let newer = own.newer.as_ref().map(|newer| *newer.public_key());
-        let is_seen = newer.is_some() && newer == self.seen_on && !self.is_doubted;
+        let is_seen = |newer: &&Arc<LaneKey>| self.seen_on == Some(*newer.public_key());
+        let newer = own.newer.as_ref().filter(is_seen);
+        let asked_by = newer.filter(|_| !self.is_doubted).unwrap_or(&own.base);
         let wanted = Identity {
-            own: newer.filter(|_| is_seen).unwrap_or(*own.base.public_key()),
+            own: *asked_by.public_key(),
             peer: self.theirs.wanted(self.is_doubted),
             epoch: self.theirs.epoch,
             own_epoch: self.own_epoch,
