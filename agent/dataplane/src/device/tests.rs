@@ -193,7 +193,7 @@ fn change(nodes: &[Node; 2], epoch: usize) {
         keys.collect::<Vec<_>>()
     };
     let base = generation((epoch - 1) / 2);
-    let newer = (epoch % 2 == 0).then(|| generation(epoch / 2));
+    let newer = epoch.is_multiple_of(2).then(|| generation(epoch / 2));
     let mut peers = config(2, 2, u64::try_from(epoch).expect("few"));
     for peer in peers.values_mut() {
         peer.pair.lanes = lanes(&base);

@@ -23,7 +23,7 @@ fn rotate(network: &mut Network, talk: &mut Talk, nodes: &[usize], within: Durat
                 }
             }
             Step::Promote => talk.run(network, RETIRE_AFTER),
-            _ => talk.run(network, SOON),
+            Step::Retire | Step::Withdraw | Step::Forget | Step::Revoke => talk.run(network, SOON),
         }
     }
 }
@@ -652,7 +652,7 @@ fn a_path_mtu_that_was_reported_outlives_a_change_of_keys() {
 
 /// A step that the keys of a node allow.
 fn any_step(network: &mut Network, number: usize) -> Step {
-    let is_even = network.random() % 2 == 0;
+    let is_even = network.random().is_multiple_of(2);
     let node = &network.nodes[number];
     if !node.next.is_empty() {
         if is_even {

@@ -81,7 +81,7 @@ impl Network {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
             let is_handshake = transit.kind() < 4 || transit.bytes.len() == 32;
-            is_handshake && (random >> 33) % 20 == 0
+            is_handshake && (random >> 33).is_multiple_of(20)
         })
     }
 
