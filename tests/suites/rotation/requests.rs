@@ -84,7 +84,8 @@ fn of_no_effect(context: &Context) -> Result<()> {
     };
     let before = [record(1)?, record(2)?];
     let streams = Streams::start(&bed, &[(1, 2)])?;
-    for words in [
+    let long = "x".repeat(100_000);
+    let words = [
         "",
         "yes",
         "if-key-generation=,by=test",
@@ -93,12 +94,13 @@ fn of_no_effect(context: &Context) -> Result<()> {
         "if-key-generation=7,by=test",
         "if-key-generation=18446744073709551615,by=test",
         "if-key-generation=1,by=",
-        &"x".repeat(100_000),
-    ] {
-        for verb in [Verb::Rotate, Verb::Abort, Verb::Revoke] {
-            ask_in_words(&bed, 1, verb, words)?;
-            streams.flow()?;
-        }
+        &long,
+    ];
+    let verbs = [Verb::Rotate, Verb::Abort, Verb::Revoke];
+    for (verb, words) in verbs.into_iter().cycle().zip(words) {
+        ask_in_words(&bed, 1, verb, words)?;
+        // The agent has looked at the next by when so many have passed.
+        streams.flow()?;
     }
     // Of the present generation, but there is nothing to be taken back.
     ask(&bed, 1, Verb::Abort, 1)?;
