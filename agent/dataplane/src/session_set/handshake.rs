@@ -360,8 +360,8 @@ impl SessionSet {
         Ok(())
     }
 
-    /// A session of member `index` is confirmed by a message from `source`, after the peer has asked
-    /// for it or answered. The member becomes the last.
+    /// A session of member `index` is confirmed by a message from `source`, after the peer has
+    /// asked for it or answered. The member becomes the last.
     pub(super) fn confirm(
         &mut self,
         index: usize,
