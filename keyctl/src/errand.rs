@@ -59,9 +59,11 @@ pub(crate) const fn progress(verb: Verb, generation: u64, keys: &Keys) -> Progre
             Stage::Settled | Stage::Withdrawn => Progress::Done,
             Stage::Announced | Stage::Promoted => Progress::Pending,
         },
-        Verb::Revoke | Verb::Rotate if is_replaced => match keys.stage {
+        Verb::Revoke if keys.is_revoked && is_replaced => Progress::Done,
+        // A rotation came first: what it replaced may still receive.
+        Verb::Revoke if is_replaced => Progress::TooLate,
+        Verb::Rotate if is_replaced => match keys.stage {
             Stage::Settled | Stage::Withdrawn | Stage::Announced => Progress::Done,
-            // Promoted meanwhile, and the revoked ones still receive.
             Stage::Promoted => Progress::TooLate,
         },
         Verb::Revoke | Verb::Rotate => Progress::Pending,
@@ -116,11 +118,18 @@ mod tests {
             (Verb::Abort, 4, Stage::Settled, Progress::Done),
             (Verb::Abort, 5, Stage::Promoted, Progress::TooLate),
             (Verb::Revoke, 4, Stage::Announced, Progress::Pending),
-            (Verb::Revoke, 5, Stage::Settled, Progress::Done),
+            (Verb::Rotate, 5, Stage::Settled, Progress::Done),
+            // It was a rotation that came first.
+            (Verb::Revoke, 5, Stage::Settled, Progress::TooLate),
             (Verb::Revoke, 5, Stage::Promoted, Progress::TooLate),
         ] {
             let progress = progress(verb, 4, &keys(generation, stage));
             assert_eq!(progress, expected, "{verb:?} {generation} {stage:?}");
         }
+        let revoked = Keys {
+            is_revoked: true,
+            ..keys(5, Stage::Settled)
+        };
+        assert_eq!(progress(Verb::Revoke, 4, &revoked), Progress::Done);
     }
 }

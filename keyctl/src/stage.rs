@@ -98,7 +98,9 @@ impl Seen {
     pub(crate) fn new(node: &Node) -> Self {
         let keys = keys(node);
         let asked = keys.as_ref().ok().and_then(|keys| {
-            let (request, _) = in_force(&node.annotations, keys.generation);
+            let (request, _) = in_force(&node.annotations, |request| {
+                request.if_key_generation == keys.generation
+            });
             request.map(|request| request.verb)
         });
         Self {

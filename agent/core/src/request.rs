@@ -132,11 +132,11 @@ fn is_of_a_name(character: char) -> bool {
     character == ' ' || character.is_ascii_graphic() || character.is_alphanumeric()
 }
 
-/// The request that counts at a key generation, if any; and those that cannot be read.
+/// The request that counts, if any, of those that hold; and those that cannot be read.
 #[must_use]
 pub fn in_force(
     annotations: &BTreeMap<String, String>,
-    key_generation: u64,
+    holds: impl Fn(&Request) -> bool,
 ) -> (Option<Request>, Vec<RequestError>) {
     let mut errors = Vec::new();
     let mut found = None;
@@ -145,7 +145,7 @@ pub fn in_force(
             continue;
         };
         match Request::parse(verb, value) {
-            Ok(request) if request.if_key_generation == key_generation => found = Some(request),
+            Ok(request) if holds(&request) => found = Some(request),
             Ok(_) => {}
             Err(error) => errors.push(error),
         }

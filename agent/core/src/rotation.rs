@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use generations::{Generations, InUse, Told};
 pub use phase::{Confirmations, InvalidPhase, Phase};
 
-use crate::request::Verb;
+use crate::request::{Request, Verb};
 
 /// Time for which an announcement waits in any case: an agent that was started again has its
 /// sessions back by then, and so knows who has to confirm.
@@ -34,6 +34,11 @@ pub const SESSIONS_RETURN: Duration = Duration::from_secs(5);
 /// Time for which an announcement waits for peers that do not confirm: many retries of any
 /// handshake, and a registry that is away for a restart.
 pub const CONFIRM_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Time for which a record says that keys were revoked before another rotation may begin, whose
+/// record does not: a peer that never reads it takes the keys for replaced ones, which still
+/// receive.
+pub const REVOCATION_TOLD: Duration = Duration::from_secs(60);
 
 /// Time for which keys that were given up still receive, from the moment on at which a registry has
 /// the record that says so.
@@ -125,8 +130,9 @@ impl Rotation {
         let published_for = situation.published_for.filter(|_| situation.is_in_force);
         let is_received_out = published_for.is_some_and(|published| published >= RETIRE_AFTER);
         match (self.phase, asked) {
-            (Phase::Settled | Phase::Revoked, Some(Verb::Rotate)) => {
-                published_for.map(|_| Step::Prepare)
+            (Phase::Settled, Some(Verb::Rotate)) => published_for.map(|_| Step::Prepare),
+            (Phase::Revoked, Some(Verb::Rotate)) => {
+                (published_for? >= REVOCATION_TOLD).then_some(Step::Prepare)
             }
             (Phase::Settled | Phase::Revoked, _) => None,
             // Peers may know the keys whether this node knows that or not.
@@ -157,15 +163,25 @@ impl Rotation {
         }
     }
 
+    /// Whether a request is one for the keys of now. A revocation that was asked of keys while they
+    /// were replaced means them, too: they still receive.
+    #[must_use]
+    pub fn holds(self, request: &Request) -> bool {
+        let of = request.if_key_generation;
+        let is_promoted = matches!(self.phase, Phase::Promoted(_));
+        of == self.key_generation
+            || (request.verb == Verb::Revoke && is_promoted && of + 1 == self.key_generation)
+    }
+
     /// What a request of the present generation comes to.
     #[must_use]
     pub const fn answer(self, asked: Verb) -> Answer {
         match (asked, self.phase) {
             _ if !self.can_grow() => Answer::NoGenerationLeft,
             (Verb::Revoke, _)
-            | (Verb::Rotate, Phase::Settled | Phase::Announced | Phase::Revoked)
+            | (Verb::Rotate, Phase::Settled | Phase::Announced)
             | (Verb::Abort, Phase::Announced | Phase::Withdrawn) => Answer::Underway,
-            (Verb::Rotate, Phase::Promoted(_) | Phase::Withdrawn) => Answer::Waits,
+            (Verb::Rotate, Phase::Promoted(_) | Phase::Withdrawn | Phase::Revoked) => Answer::Waits,
             (Verb::Abort, Phase::Settled | Phase::Promoted(_) | Phase::Revoked) => {
                 Answer::NothingToAbort
             }

@@ -43,6 +43,15 @@ fn ask(shown: &Shown, verb: &str, value: &str) -> Result<String, (StatusCode, St
             status.node
         ));
     }
+    if let Some(other) = &status.rotation.asked_at_node
+        && verb != Verb::Revoke
+    {
+        return conflict(format!(
+            "the Node {node} asks to {other} already, which counts: use `keyctl {} {node}`",
+            verb.name(),
+            node = status.node
+        ));
+    }
     shown.asked.store(Some(Arc::new(request)));
     Ok(format!(
         "{} of key generation {known} is taken: `podwire-agent status` tells how it goes",
@@ -66,6 +75,14 @@ mod tests {
         shown
     }
 
+    fn asked_at_node() -> Shown {
+        let shown = shown(Some("key"));
+        let mut status = (**shown.status.load()).clone();
+        status.rotation.asked_at_node = Some("rotate".to_owned());
+        shown.status.store(Arc::new(status));
+        shown
+    }
+
     #[test]
     fn a_request_of_this_generation_is_taken_and_no_other() {
         let value = |generation| format!("if-key-generation={generation},by=root");
@@ -78,10 +95,12 @@ mod tests {
             (&node, "explode", value(4), StatusCode::NOT_FOUND),
             (&node, "revoke", "now".to_owned(), StatusCode::BAD_REQUEST),
             (&shown(None), "rotate", value(4), StatusCode::CONFLICT),
+            (&asked_at_node(), "abort", value(4), StatusCode::CONFLICT),
         ] {
             let refused = ask(node, verb, &value).expect_err("refused");
             assert_eq!(refused.0, code, "{}", refused.1);
         }
+        assert!(ask(&asked_at_node(), "revoke", &value(4)).is_ok());
         let taken = node.asked.load_full().expect("still there");
         assert_eq!(taken.verb, Verb::Rotate);
     }

@@ -53,7 +53,13 @@ pub(crate) fn confirm<'a>(
         if pair.lanes.first().is_some_and(is_known) {
             lanes = &pair.lanes;
         }
-        let mut keys = lanes.iter().map(|lane| lane.key);
+        let is_of_next = proved == Some(&pair.next);
+        // What was proved before it is promoted is nobody else's meanwhile.
+        let beside = pair
+            .next
+            .iter()
+            .filter(|_| is_of_next && lanes != &pair.next);
+        let mut keys = lanes.iter().chain(beside).map(|lane| lane.key);
         let Some(public_key) = keys.next() else {
             continue;
         };
@@ -185,7 +191,9 @@ mod tests {
         let by_current = confirmed(Incumbents::new(), &nodes, Some(key(2)));
         assert_eq!(by_current[&name].public_key, key(2));
         let both = confirmed(by_current.clone(), &nodes, Some(key(4)));
-        assert_eq!(both, by_current);
+        assert_eq!(both[&name].public_key, key(2));
+        // Which it is about to be known by.
+        assert_eq!(both[&name].other_lanes, [key(4)]);
         let again = confirmed(by_next, &nodes, Some(key(2)));
         assert_eq!(again, by_current);
     }

@@ -47,6 +47,8 @@ pub(super) struct KeyRotation {
     pub(super) peers: Peers,
     /// The request that counts, and what it comes to.
     pub(super) request: Option<(Request, Answer)>,
+    /// What the Node asks for.
+    pub(super) asked_at_node: Option<Verb>,
     /// Why requests are not done.
     pub(super) refused: Option<String>,
     /// What happened last, by the reason of its Event.
@@ -107,15 +109,20 @@ impl KeyRotation {
     }
 
     /// Takes the requests that there are; returns what is asked. `local` came over the admin
-    /// socket.
+    /// socket: it counts where the Node asks for nothing, as a restart forgets it and the Node's
+    /// goes on. A revocation always counts.
     pub(super) fn ask(
         &mut self,
         rotation: Rotation,
         (told, errors): (Option<Request>, Vec<RequestError>),
-        local: Option<Request>,
+        local: Option<&Request>,
     ) -> Option<Verb> {
-        let local = local.filter(|it| it.if_key_generation == rotation.key_generation);
-        let request = told.into_iter().chain(local).max_by_key(|it| it.verb);
+        self.asked_at_node = told.as_ref().map(|request| request.verb);
+        let local = local.filter(|request| {
+            let counts = told.is_none() || request.verb == Verb::Revoke;
+            counts && rotation.holds(request)
+        });
+        let request = local.cloned().or(told);
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         self.refused = (!errors.is_empty()).then(|| in_one_line(&errors));
         let verb = request.as_ref().map(|request| request.verb);
@@ -124,6 +131,14 @@ impl KeyRotation {
             (request, answer)
         });
         verb
+    }
+
+    /// Whether a request over the admin socket is still to be done, or being done.
+    pub(super) fn keeps(&self, rotation: Rotation, local: &Request) -> bool {
+        let counts = self.request.as_ref().is_some_and(|(it, _)| it == local);
+        // What is aborted stays so.
+        let is_over = local.verb == Verb::Abort && rotation.phase != Phase::Announced;
+        counts && !is_over && rotation.holds(local)
     }
 
     /// Requests to a node without keys in use come to nothing.
@@ -292,22 +307,38 @@ mod tests {
     }
 
     #[test]
-    fn of_requests_by_both_ways_the_one_counts_that_is_of_this_generation_and_the_greatest() {
+    fn a_request_over_the_socket_counts_where_the_node_asks_for_nothing_and_a_revocation_always() {
         let mut rotation = KeyRotation::default();
         let mut ask = |told: Option<Verb>, local: Option<(Verb, u64)>| {
             let told = (told.map(|verb| request(verb, 4)), Vec::new());
             let local = local.map(|(verb, generation)| request(verb, generation));
-            rotation.ask(ANNOUNCED, told, local)
+            rotation.ask(ANNOUNCED, told, local.as_ref())
         };
         assert_eq!(ask(None, None), None);
         assert_eq!(ask(Some(Verb::Rotate), None), Some(Verb::Rotate));
         let (rotate, abort) = (Some(Verb::Rotate), (Verb::Abort, 4));
-        assert_eq!(ask(rotate, Some(abort)), Some(Verb::Abort));
+        assert_eq!(ask(None, Some(abort)), Some(Verb::Abort));
+        // It would be forgotten by a restart, and the rotation go on.
+        assert_eq!(ask(rotate, Some(abort)), rotate);
+        assert_eq!(ask(rotate, Some((Verb::Revoke, 4))), Some(Verb::Revoke));
         assert_eq!(ask(rotate, Some((Verb::Revoke, 3))), rotate);
         assert_eq!(
             ask(Some(Verb::Abort), Some((Verb::Rotate, 4))),
             Some(Verb::Abort)
         );
+    }
+
+    #[test]
+    fn an_abort_over_the_socket_is_over_once_the_keys_are_withdrawn() {
+        let mut driver = KeyRotation::default();
+        let (abort, nothing) = (request(Verb::Abort, 4), || (None, Vec::new()));
+        driver.ask(ANNOUNCED, nothing(), Some(&abort));
+        assert!(driver.keeps(ANNOUNCED, &abort));
+        let withdrawn = ANNOUNCED.after(Step::Withdraw);
+        assert!(!driver.keeps(withdrawn, &abort));
+        let asked = (Some(request(Verb::Rotate, 4)), Vec::new());
+        driver.ask(ANNOUNCED, asked, Some(&abort));
+        assert!(!driver.keeps(ANNOUNCED, &abort));
     }
 
     #[test]
@@ -322,7 +353,7 @@ mod tests {
         rotation.ask(
             ANNOUNCED,
             (None, Vec::new()),
-            Some(request(Verb::Revoke, 3)),
+            Some(&request(Verb::Revoke, 3)),
         );
         assert_eq!(rotation.says().count(), 0);
         let told = (Some(request(Verb::Rotate, 4)), Vec::new());

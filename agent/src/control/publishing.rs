@@ -130,6 +130,15 @@ impl Agent {
         if let Some(published) = published {
             self.state.continue_epoch(published.epoch)?;
         }
+        // Reading the keys may have found that a step was made after all.
+        if encrypted
+            && !self
+                .data_plane
+                .as_ref()
+                .is_some_and(|it| it.has_keys_of(self.state.rotation()))
+        {
+            return Ok(None);
+        }
         let Some(record) = self.own_record_for(&node) else {
             return Ok(None);
         };

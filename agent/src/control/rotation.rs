@@ -43,9 +43,14 @@ impl Agent {
         } else {
             Peers::default()
         };
-        let local = local.as_deref().cloned();
-        let asked = self.rotation.ask(rotation, requests, local);
+        let asked = self.rotation.ask(rotation, requests, local.as_deref());
         let done = self.step(asked);
+        if let Some(request) = &local
+            && !self.rotation.keeps(self.state.rotation(), request)
+        {
+            // Unless another was asked meanwhile.
+            self.shown.asked.compare_and_swap(&local, None);
+        }
         self.problems.keys.set(PROBLEM, done);
     }
 
@@ -106,7 +111,8 @@ impl Agent {
     fn requests(&self) -> (Option<Request>, Vec<RequestError>) {
         let node = self.own_node().filter(|_| self.nodes.is_synchronised());
         node.map_or((None, Vec::new()), |node| {
-            request::in_force(&node.annotations, self.state.key_generation())
+            let rotation = self.state.rotation();
+            request::in_force(&node.annotations, |request| rotation.holds(request))
         })
     }
 
@@ -138,6 +144,10 @@ impl Agent {
             confirmed: peers.confirmed,
             waiting: waiting.map(ToString::to_string).collect(),
             waiting_total: peers.waiting.len(),
+            asked_at_node: self
+                .rotation
+                .asked_at_node
+                .map(|verb| verb.name().to_owned()),
             request: request.map(|(request, answer)| {
                 let Request {
                     verb,

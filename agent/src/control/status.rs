@@ -79,6 +79,8 @@ pub(crate) struct RotationStatus {
     pub(crate) waiting: Vec<String>,
     /// How many there are.
     pub(crate) waiting_total: usize,
+    /// What the Node's annotations ask for.
+    pub(crate) asked_at_node: Option<String>,
     /// The request that counts, and what it comes to.
     pub(crate) request: Option<String>,
     /// Why a request is not done.

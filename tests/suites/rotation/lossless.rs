@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use podwire_testbed::agent_view::status;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Host, Testbed, Topology, matrix};
 
@@ -24,6 +25,9 @@ pub(crate) const TESTS: &[Test] = &[
 const ROTATING: [u8; 2] = [1, 2];
 const PAIRS: [(u8, u8); 2] = [(1, 2), (3, 4)];
 
+/// Of a node's record: announced, promoted, retired.
+const WRITES: u64 = 3;
+
 /// Seconds of one connection at full speed.
 const BULK_SECONDS: u32 = 10;
 
@@ -42,6 +46,8 @@ fn mesh(context: &Context, nodes: u8, lanes: &str) -> Result<std::sync::Arc<Test
 #[expect(clippy::print_stdout, reason = "every count is told")]
 fn one_after_another(context: &Context) -> Result<()> {
     let bed = mesh(context, 4, "1")?;
+    let writes = |number| -> Result<u64> { Ok(status(bed.node(number))?.registry.writes) };
+    let before = ROTATING.map(writes);
     let streams = Streams::start(&bed, &PAIRS)?;
     for number in ROTATING {
         rotate(&bed, &[number])?;
@@ -54,7 +60,9 @@ fn one_after_another(context: &Context) -> Result<()> {
     println!("lost {}, beside them {}", lost(rotated), lost(control));
     ensure!(lost(control) == 0, "inconclusive: {counts:?}");
     ensure!(lost(rotated) == 0, "{counts:?}");
-    for number in ROTATING {
+    for (number, before) in ROTATING.into_iter().zip(before) {
+        let written = writes(number)? - before?;
+        ensure!(written == WRITES, "node {number} wrote {written} times");
         let generation = scene::generation(&bed, number)?;
         ensure!(generation == 2, "node {number} has generation {generation}");
     }
