@@ -159,6 +159,10 @@ mod tests {
 
     use super::*;
 
+    fn of(key_generation: u64) -> impl Fn(&Request) -> bool {
+        move |request| request.if_key_generation == key_generation
+    }
+
     fn annotations(all: &[(Verb, &str)]) -> BTreeMap<String, String> {
         let all = all.iter();
         all.map(|(verb, value)| (verb.annotation(), (*value).to_owned()))
@@ -168,11 +172,11 @@ mod tests {
     #[test]
     fn a_request_counts_for_its_key_generation_alone() {
         let told = annotations(&[(Verb::Rotate, "if-key-generation=4,by=alice")]);
-        let (found, errors) = in_force(&told, 4);
+        let (found, errors) = in_force(&told, of(4));
         assert_eq!(found.map(|request| request.by), Some("alice".to_owned()));
         assert_eq!(errors, []);
         for other in [0, 3, 5] {
-            assert_eq!(in_force(&told, other), (None, Vec::new()));
+            assert_eq!(in_force(&told, of(other)), (None, Vec::new()));
         }
     }
 
@@ -182,7 +186,7 @@ mod tests {
             (Verb::Rotate, "if-key-generation=4,by=alice"),
             (Verb::Abort, "if-key-generation=4,by=bob"),
         ]);
-        let verb = |told: &BTreeMap<_, _>| in_force(told, 4).0.map(|request| request.verb);
+        let verb = |told: &BTreeMap<_, _>| in_force(told, of(4)).0.map(|request| request.verb);
         assert_eq!(verb(&told), Some(Verb::Abort));
         let mut told = told;
         told.insert(
@@ -207,12 +211,12 @@ mod tests {
             "if-key-generation=4,by=a\nb",
         ] {
             let told = annotations(&[(Verb::Rotate, value)]);
-            let (found, errors) = in_force(&told, 4);
+            let (found, errors) = in_force(&told, of(4));
             assert_eq!(found, None, "{value}");
             assert_eq!(errors.len(), 1, "{value}");
         }
         let long = "x".repeat(VALUE_LENGTH_MAX + 1);
-        let (found, errors) = in_force(&annotations(&[(Verb::Abort, &long)]), 4);
+        let (found, errors) = in_force(&annotations(&[(Verb::Abort, &long)]), of(4));
         assert_eq!(found, None);
         let message = errors[0].to_string();
         assert!(message.len() < 200, "{message}");

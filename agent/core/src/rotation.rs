@@ -170,7 +170,9 @@ impl Rotation {
         let of = request.if_key_generation;
         let is_promoted = matches!(self.phase, Phase::Promoted(_));
         of == self.key_generation
-            || (request.verb == Verb::Revoke && is_promoted && of + 1 == self.key_generation)
+            || (request.verb == Verb::Revoke
+                && is_promoted
+                && of.checked_add(1) == Some(self.key_generation))
     }
 
     /// What a request of the present generation comes to.

@@ -154,7 +154,7 @@ fn a_revocation_waits_for_nothing_and_is_done_once() {
 fn a_request_is_answered_for_each_phase() {
     let answers = |verb| PHASES.map(|phase| at(phase).answer(verb));
     use Answer::{NothingToAbort, Underway, Waits};
-    let rotate = [Underway, Underway, Waits, Waits, Underway];
+    let rotate = [Underway, Underway, Waits, Waits, Waits];
     assert_eq!(answers(Verb::Rotate), rotate);
     let abort = [
         NothingToAbort,
@@ -165,6 +165,36 @@ fn a_request_is_answered_for_each_phase() {
     ];
     assert_eq!(answers(Verb::Abort), abort);
     assert_eq!(answers(Verb::Revoke), [Underway; 5]);
+}
+
+#[test]
+fn a_revocation_of_keys_that_still_receive_counts_and_no_other_late_request_does() {
+    let request = |verb, if_key_generation| crate::request::Request {
+        verb,
+        if_key_generation,
+        by: "alice".to_owned(),
+    };
+    for phase in PHASES {
+        let rotation = at(phase);
+        let before = rotation.key_generation - 1;
+        for verb in Verb::ALL {
+            assert!(rotation.holds(&request(verb, before + 1)));
+            let counts = verb == Verb::Revoke && matches!(phase, Phase::Promoted(_));
+            assert_eq!(rotation.holds(&request(verb, before)), counts);
+            assert!(!rotation.holds(&request(verb, before + 2)));
+            assert!(!rotation.holds(&request(verb, u64::MAX)));
+        }
+    }
+}
+
+#[test]
+fn revoked_keys_are_told_for_a_while_before_others_are_announced() {
+    let revoked = at(Phase::Revoked);
+    let mut situation = ripe(Some(Verb::Rotate));
+    situation.published_for = Some(REVOCATION_TOLD - Duration::from_secs(1));
+    assert_eq!(revoked.step(&situation), None);
+    situation.published_for = Some(REVOCATION_TOLD);
+    assert_eq!(revoked.step(&situation), Some(Step::Prepare));
 }
 
 #[test]
