@@ -18,15 +18,16 @@ enum Record {
     Announced,
     Promoted,
     Withdrawn,
-    Revoked,
+    /// Those of before are revoked.
+    Revoked(u64),
 }
 
 /// Publishes it, as an agent does: the whole file at once.
 fn publish(folder: &Path, record: Record) {
     let (key, generation) = match record {
         Record::Settled(1) | Record::Announced | Record::Withdrawn => (OLD_KEY, 1),
-        Record::Settled(generation) => (NEW_KEY, generation),
-        Record::Promoted | Record::Revoked => (NEW_KEY, 2),
+        Record::Settled(generation) | Record::Revoked(generation) => (NEW_KEY, generation),
+        Record::Promoted => (NEW_KEY, 2),
     };
     let more = match record {
         Record::Settled(_) => String::new(),
@@ -38,7 +39,7 @@ fn publish(folder: &Path, record: Record) {
              podwire.dev/rotation-phase: promoted confirmed=47/48\n"
         ),
         Record::Withdrawn => "    podwire.dev/rotation-phase: withdrawn\n".to_owned(),
-        Record::Revoked => "    podwire.dev/rotation-phase: revoked\n".to_owned(),
+        Record::Revoked(_) => "    podwire.dev/rotation-phase: revoked\n".to_owned(),
     };
     let text = format!(
         "apiVersion: v1\nkind: Node\nmetadata:\n  name: node-3\n  \
@@ -170,7 +171,7 @@ fn a_revocation_is_done_when_nothing_of_before_is_left() {
     publish(folder.path(), Record::Promoted);
     running.until(|line| line.ends_with("asked to revoke, key generation 2"));
     assert!(requests(folder.path()).contains("if-key-generation=2"));
-    publish(folder.path(), Record::Settled(3));
+    publish(folder.path(), Record::Revoked(3));
     running.until(|line| line.contains("revoked, key generation 3"));
     assert_eq!(running.end(), 0);
 }
@@ -181,7 +182,7 @@ fn a_wait_ends_when_all_are_as_they_should_be() {
     let arguments = ["wait", "--for=generation=2", "node-3", "node-1"];
     let mut running = Running::start(&arguments, folder.path());
     running.until(|line| line == "node-1: generation=2 is met");
-    publish(folder.path(), Record::Revoked);
+    publish(folder.path(), Record::Revoked(2));
     running.until(|line| line == "node-3: generation=2 is met");
     assert_eq!(running.end(), 0);
     for (condition, code) in [
