@@ -37,7 +37,7 @@ const DESCRIPTORS_MORE: usize = 2 * CONNECTIONS_MAX + 16;
 const HEALING: Duration = Duration::from_secs(8);
 
 /// A request, and how its answer begins; an empty one where the connection is just closed.
-const REQUESTS: [(&str, &str); 12] = [
+const REQUESTS: [(&str, &str); 14] = [
     ("GET /status HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200"),
     ("GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 404"),
     (
@@ -47,6 +47,14 @@ const REQUESTS: [(&str, &str); 12] = [
     (
         "POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}",
         "HTTP/1.1 405",
+    ),
+    (
+        "POST /requests/explode HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nnow",
+        "HTTP/1.1 404",
+    ),
+    (
+        "POST /requests/rotate HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nnow",
+        "HTTP/1.1 400",
     ),
     ("DELETE /peers HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 405"),
     ("BREW /status HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 405"),
@@ -140,7 +148,7 @@ fn tells_what_is_allowed(node: &Node) -> Result<()> {
     for (request, words) in [
         (
             "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n",
-            "/status, /peers, /drops, /healthz and /livez",
+            "/status, /peers, /drops, /healthz, /livez and /requests/VERB",
         ),
         ("PUT /status HTTP/1.1\r\nHost: a\r\n\r\n", "asked with GET"),
     ] {
