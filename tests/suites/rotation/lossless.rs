@@ -72,7 +72,7 @@ fn one_after_another(context: &Context) -> Result<()> {
 fn at_once(context: &Context) -> Result<()> {
     let bed = mesh(context, 3, "3")?;
     let all = [1, 2, 3];
-    loses_nothing(&bed, "all at once", &[(1, 2), (2, 3), (3, 1)], || {
+    loses_nothing(&bed, "all at once", &[(1, 2), (2, 3)], || {
         settled(&bed, &all)?;
         rotate(&bed, &all)
     })
