@@ -30,7 +30,8 @@ const HOLD_VARIABLE: &str = "PODWIRE_TESTBED_HOLD";
 /// Tests at a time: each has several busy processes already.
 const TEST_THREADS: usize = 2;
 
-/// Set by `make soak` and `make conformance`: a suite runs its long cases instead of its short ones.
+/// Set by `make soak` and `make conformance`: a suite runs its long cases in place of its short
+/// ones.
 const SOAK_VARIABLE: &str = "PODWIRE_SOAK";
 
 /// Whether this run is for the cases that take longer than `make test` may.

@@ -169,7 +169,7 @@ fn files(folder: &Path) -> Result<Vec<(String, String)>> {
 }
 
 /// Each lane's private key and the public one beside it, from the file that only its owner reads:
-/// lines of `lane-N=PRIVATE PUBLIC`.
+/// lines of `current-N=PRIVATE PUBLIC`.
 fn key_pairs(node: &Node) -> Result<Vec<(String, String)>> {
     let path = node.state_dir().join("keys");
     let mode = fs::metadata(&path)?.permissions().mode();
@@ -180,7 +180,7 @@ fn key_pairs(node: &Node) -> Result<Vec<(String, String)>> {
     );
     let pairs = fs::read_to_string(&path)?
         .lines()
-        .filter(|line| line.starts_with("lane-"))
+        .filter(|line| line.starts_with("current-"))
         .filter_map(|line| line.split_once('=')?.1.split_once(' '))
         .map(|(private, public)| (private.to_owned(), public.to_owned()))
         .collect();
