@@ -27,7 +27,7 @@ impl Condition {
         match self {
             Self::Generation(generation) => keys.generation >= generation,
             Self::Phase(stage) => keys.stage == stage,
-            Self::Revoked => keys.is_revoked,
+            Self::Revoked => keys.is_revoked(),
         }
     }
 }
@@ -70,6 +70,8 @@ impl fmt::Display for Condition {
 
 #[cfg(test)]
 mod tests {
+    use podwire_core::rotation::Phase;
+
     use super::*;
 
     #[test]
@@ -77,8 +79,7 @@ mod tests {
         let keys = Keys {
             generation: 4,
             stage: Stage::Settled,
-            is_revoked: false,
-            confirmed: None,
+            phase: Phase::Settled,
             created: None,
         };
         for (text, holds) in [

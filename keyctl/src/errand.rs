@@ -51,7 +51,7 @@ pub(crate) fn abort(name: &NodeName, seen: &Seen, keys: &Keys) -> Result<Start, 
 }
 
 /// Where the request about the keys of this generation stands.
-pub(crate) const fn progress(verb: Verb, generation: u64, keys: &Keys) -> Progress {
+pub(crate) fn progress(verb: Verb, generation: u64, keys: &Keys) -> Progress {
     let is_replaced = keys.generation > generation;
     match verb {
         Verb::Abort if is_replaced => Progress::TooLate,
@@ -59,7 +59,7 @@ pub(crate) const fn progress(verb: Verb, generation: u64, keys: &Keys) -> Progre
             Stage::Settled | Stage::Withdrawn => Progress::Done,
             Stage::Announced | Stage::Promoted => Progress::Pending,
         },
-        Verb::Revoke if keys.is_revoked && is_replaced => Progress::Done,
+        Verb::Revoke if keys.is_revoked() && is_replaced => Progress::Done,
         // A rotation came first: what it replaced may still receive.
         Verb::Revoke if is_replaced => Progress::TooLate,
         Verb::Rotate if is_replaced => match keys.stage {
@@ -72,14 +72,15 @@ pub(crate) const fn progress(verb: Verb, generation: u64, keys: &Keys) -> Progre
 
 #[cfg(test)]
 mod tests {
+    use podwire_core::rotation::Phase;
+
     use super::*;
 
     fn keys(generation: u64, stage: Stage) -> Keys {
         Keys {
             generation,
             stage,
-            is_revoked: false,
-            confirmed: None,
+            phase: Phase::Settled,
             created: None,
         }
     }
@@ -127,7 +128,7 @@ mod tests {
             assert_eq!(progress, expected, "{verb:?} {generation} {stage:?}");
         }
         let revoked = Keys {
-            is_revoked: true,
+            phase: Phase::Revoked,
             ..keys(5, Stage::Settled)
         };
         assert_eq!(progress(Verb::Revoke, 4, &revoked), Progress::Done);

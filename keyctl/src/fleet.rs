@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use podwire_core::node::NodeName;
 use podwire_core::request::Verb;
+use podwire_core::rotation::{CONFIRM_DEADLINE, RETIRE_AFTER};
 
 use crate::share::Share;
 use crate::stage::{Keys, Look, NoKeys, Seen, Stage};
@@ -23,12 +24,15 @@ use crate::stage::{Keys, Look, NoKeys, Seen, Stage};
 /// but a folder may be copied to it once a minute.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
+/// Time beyond an agent's own: for a restart, and for a registry that is away.
+const MARGIN: Duration = Duration::from_secs(5 * 60);
+
 /// How long keys may be announced: agents promote them after ten minutes, whoever has confirmed
 /// them, or as long after a restart, or once they reach the registry again.
-pub(crate) const ANNOUNCED_AT_MOST: Duration = Duration::from_secs(15 * 60);
+pub(crate) const ANNOUNCED_AT_MOST: Duration = CONFIRM_DEADLINE.saturating_add(MARGIN);
 
 /// How long keys that were given up may be there: agents drop them after three minutes; see above.
-pub(crate) const GIVEN_UP_AT_MOST: Duration = Duration::from_secs(8 * 60);
+pub(crate) const GIVEN_UP_AT_MOST: Duration = RETIRE_AFTER.saturating_add(MARGIN);
 
 /// Why a node is not waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

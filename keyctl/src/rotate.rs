@@ -306,7 +306,7 @@ fn sentence(news: &News) -> String {
     match &news.what {
         What::Announced => format!("{}, peers confirm the new keys", Stage::Announced.as_str()),
         What::Promoted(keys) => {
-            let counts = keys.confirmed.as_deref();
+            let counts = keys.confirmed();
             let counts = counts.map_or_else(String::new, |it| format!(" ({it} confirmed)"));
             format!("promoted, key generation {}{counts}", keys.generation)
         }

@@ -92,6 +92,8 @@ fn is_younger(seen: &Seen, than: Option<Timestamp>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use podwire_core::rotation::Phase;
+
     use super::*;
     use crate::stage::{Keys, Stage};
 
@@ -103,8 +105,7 @@ mod tests {
         let keys = keys.map(|created| Keys {
             generation: 4,
             stage: Stage::Settled,
-            is_revoked: false,
-            confirmed: None,
+            phase: Phase::Settled,
             created: created.map(str::to_owned),
         });
         Seen {

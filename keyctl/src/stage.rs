@@ -7,12 +7,7 @@ use podwire_core::annotations;
 use podwire_core::node::{Node, NodeName};
 use podwire_core::record::{Mode, Record};
 use podwire_core::request::{Verb, in_force};
-
-/// What the phase of a rotation that was aborted begins with.
-const WITHDRAWN: &str = "withdrawn";
-
-/// What the phase of keys that took a revoked one's place begins with.
-const REVOKED: &str = "revoked";
+use podwire_core::rotation::{Confirmations, Phase, Rotation};
 
 /// Which keys a record names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,12 +47,27 @@ impl Stage {
 pub(crate) struct Keys {
     pub(crate) generation: u64,
     pub(crate) stage: Stage,
-    /// Whether they took the place of revoked ones.
-    pub(crate) is_revoked: bool,
-    /// How many peers had confirmed them when they were promoted, such as `47/48`.
-    pub(crate) confirmed: Option<String>,
+    /// What the record says of it; settled where that is no phase.
+    pub(crate) phase: Phase,
     /// When the current ones were made, RFC 3339.
     pub(crate) created: Option<String>,
+}
+
+impl Keys {
+    /// Whether they took the place of revoked ones.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.phase == Phase::Revoked
+    }
+
+    /// How many peers had confirmed them when they were promoted, such as `47/48`.
+    pub(crate) fn confirmed(&self) -> Option<String> {
+        match self.phase {
+            Phase::Promoted(Confirmations { confirmed, live }) => {
+                Some(format!("{confirmed}/{live}"))
+            }
+            Phase::Settled | Phase::Announced | Phase::Withdrawn | Phase::Revoked => None,
+        }
+    }
 }
 
 /// Why a node has no keys that could be rotated.
@@ -98,9 +108,11 @@ impl Seen {
     pub(crate) fn new(node: &Node) -> Self {
         let keys = keys(node);
         let asked = keys.as_ref().ok().and_then(|keys| {
-            let (request, _) = in_force(&node.annotations, |request| {
-                request.if_key_generation == keys.generation
-            });
+            let rotation = Rotation {
+                key_generation: keys.generation,
+                phase: keys.phase,
+            };
+            let (request, _) = in_force(&node.annotations, |request| rotation.holds(request));
             request.map(|request| request.verb)
         });
         Self {
@@ -122,25 +134,24 @@ fn keys(node: &Node) -> Result<Keys, NoKeys> {
     if record.mode == Mode::HostNetwork || record.current.is_none() {
         return Err(NoKeys::HostNetwork);
     }
-    let phase = record.rotation_phase.as_deref().unwrap_or_default();
-    let confirmed = phase.split_once("confirmed=").map(|(_, counts)| counts);
-    let confirmed = confirmed.and_then(|counts| counts.split(' ').next());
+    let phase = record.rotation_phase.as_ref();
+    let phase = phase.and_then(|phase| phase.parse().ok());
+    let phase = phase.unwrap_or(Phase::Settled);
     Ok(Keys {
         generation: record.key_generation,
         stage: stage(&record, phase),
-        is_revoked: phase.starts_with(REVOKED),
-        confirmed: confirmed.map(str::to_owned),
+        phase,
         created: record.key_created.clone(),
     })
 }
 
 /// Keys that a record names count more than what its phase says, which is for people.
-fn stage(record: &Record, phase: &str) -> Stage {
+fn stage(record: &Record, phase: Phase) -> Stage {
     if record.next.is_some() {
         Stage::Announced
     } else if record.previous.is_some() {
         Stage::Promoted
-    } else if phase.starts_with(WITHDRAWN) {
+    } else if phase == Phase::Withdrawn {
         Stage::Withdrawn
     } else {
         Stage::Settled
@@ -193,8 +204,8 @@ mod tests {
         ] {
             let keys = Seen::new(&node(more)).keys.expect("keys");
             assert_eq!((keys.generation, keys.stage), (4, stage));
-            assert_eq!(keys.confirmed.as_deref(), confirmed);
-            assert_eq!(keys.is_revoked, more == [(ROTATION_PHASE, "revoked")]);
+            assert_eq!(keys.confirmed().as_deref(), confirmed);
+            assert_eq!(keys.is_revoked(), more == [(ROTATION_PHASE, "revoked")]);
         }
     }
 

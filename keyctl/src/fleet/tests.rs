@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use podwire_core::rotation::Phase;
+
 use super::*;
 
 /// Between two looks.
@@ -59,8 +61,7 @@ impl Model {
             keys: Ok(Keys {
                 generation: self.generation,
                 stage: self.stage,
-                is_revoked: false,
-                confirmed: None,
+                phase: Phase::Settled,
                 created: None,
             }),
             asked: self.asked,
