@@ -108,12 +108,10 @@ impl Agent {
         let ModeDecision::Declared(mode) = self.mode else {
             return Ok(None);
         };
-        // A key is told to nobody before it is used here.
-        let has_keys = |data_plane: &DataPlane| data_plane.has_keys_of(self.state.rotation());
         let encrypted = mode == Mode::Encrypted;
         let unfit = self.problems.configuration.is_some()
             || !self.guarded
-            || (encrypted && !self.data_plane.as_ref().is_some_and(has_keys))
+            || (encrypted && self.data_plane.is_none())
             || !self.nodes.is_synchronised();
         if unfit {
             return Ok(None);
@@ -130,13 +128,10 @@ impl Agent {
         if let Some(published) = published {
             self.state.continue_epoch(published.epoch)?;
         }
-        // Reading the keys may have found that a step was made after all.
-        if encrypted
-            && !self
-                .data_plane
-                .as_ref()
-                .is_some_and(|it| it.has_keys_of(self.state.rotation()))
-        {
+        // A key is told to nobody before it is used here. Asked only now: what is above reads the
+        // keys, and may find that a step was made after all.
+        let has_keys = |data_plane: &DataPlane| data_plane.has_keys_of(self.state.rotation());
+        if encrypted && !self.data_plane.as_ref().is_some_and(has_keys) {
             return Ok(None);
         }
         let Some(record) = self.own_record_for(&node) else {

@@ -314,7 +314,7 @@ impl World {
         if node.kind != Kind::Agent || node.memory.is_none() {
             return;
         }
-        node.put_keys_in_force(now);
+        node.put_keys_in_force();
         if let Some(step) = node.due(now) {
             self.next_key += 1;
             if node.hits(Point::BeforeWrite) {
@@ -324,7 +324,7 @@ impl World {
             if node.hits(Point::AfterWrite) {
                 return;
             }
-            node.put_keys_in_force(now);
+            node.put_keys_in_force();
             if node.hits(Point::AfterDataPlane) {
                 return;
             }
@@ -635,7 +635,7 @@ impl Node {
         self.keys = after;
     }
 
-    fn put_keys_in_force(&mut self, _now: Time) {
+    fn put_keys_in_force(&mut self) {
         let keys = self.keys;
         let Some(memory) = &mut self.memory else {
             return;
