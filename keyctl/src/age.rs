@@ -1,6 +1,6 @@
 //! How long ago something was, as kubectl prints it.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
@@ -10,21 +10,35 @@ const YEAR: u64 = 365 * DAY;
 /// What a column says of which nothing is known.
 const UNKNOWN: &str = "<unknown>";
 
-/// How long ago the time of this RFC 3339 text was. A time ahead of `now` is one that clocks which
-/// differ a little make.
+/// And where a clock is wrong, as kubectl does.
+const INVALID: &str = "<invalid>";
+
+/// By so much clocks differ that are set by a time server, even a bad one. What is further ahead
+/// was made by a clock that is wrong, or is looked at by one.
+const SKEW_MAX: SignedDuration = SignedDuration::from_mins(1);
+
+/// How long ago the time of this RFC 3339 text was.
 pub(crate) fn of(created: Option<&str>, now: Timestamp) -> String {
     let created: Option<Timestamp> = created.and_then(|text| text.parse().ok());
-    created.map_or_else(
-        || UNKNOWN.to_owned(),
-        |created| {
-            let seconds = now.as_second() - created.as_second();
-            in_units(u64::try_from(seconds).unwrap_or(0))
-        },
+    created.map_or_else(|| UNKNOWN.to_owned(), |created| since(created, now))
+}
+
+/// How long ago that was.
+pub(crate) fn since(time: Timestamp, now: Timestamp) -> String {
+    let ahead = ahead(time, now);
+    ahead.map_or_else(
+        || in_units(u64::try_from(now.as_second() - time.as_second()).unwrap_or(0)),
+        |_| INVALID.to_owned(),
     )
 }
 
+/// By how much a time lies ahead, when by more than clocks may differ.
+pub(crate) fn ahead(time: Timestamp, now: Timestamp) -> Option<SignedDuration> {
+    Some(time.duration_since(now)).filter(|ahead| *ahead > SKEW_MAX)
+}
+
 /// Kubernetes' `HumanDuration`: the more there is of a unit, the less the next one matters.
-fn in_units(seconds: u64) -> String {
+pub(crate) fn in_units(seconds: u64) -> String {
     let two = |unit: u64, name: char, next: u64, next_name: char| match seconds % unit / next {
         0 => format!("{}{name}", seconds / unit),
         rest => format!("{}{name}{rest}{next_name}", seconds / unit),
@@ -70,11 +84,14 @@ mod tests {
     }
 
     #[test]
-    fn an_age_that_is_not_known_is_said_so_and_one_ahead_is_none() {
+    fn an_age_that_is_not_known_or_cannot_be_is_said_so() {
         let now: Timestamp = "2026-03-01T12:00:00Z".parse().expect("a time");
         let age = |text| of(text, now);
         assert_eq!(age(Some("2026-03-01T13:00:00+02:00")), "60m");
         assert_eq!(age(Some("2026-03-01T12:00:07Z")), "0s");
+        assert_eq!(age(Some("2026-03-01T12:01:00Z")), "0s");
+        assert_eq!(age(Some("2026-03-01T12:01:01Z")), "<invalid>");
+        assert_eq!(age(Some("2026-03-02T12:00:00Z")), "<invalid>");
         assert_eq!(age(Some("last week")), "<unknown>");
         assert_eq!(age(None), "<unknown>");
     }

@@ -78,6 +78,8 @@ pub(crate) struct StatusArgs {
     pub(crate) node: Option<NodeName>,
     #[command(flatten)]
     pub(crate) read: ReadArgs,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
 }
 
 /// `keyctl peers`.
@@ -103,6 +105,24 @@ pub(crate) struct RotateArgs {
     #[arg(long, value_name = "N|P%", default_value = "10%")]
     pub(crate) max_unavailable: Share,
     #[command(flatten)]
+    pub(crate) asking: AskingArgs,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+/// This machine's agent.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Run folder of this machine's agent, which knows what no record says: who is in touch, and
+    /// which peers have confirmed new keys.
+    #[arg(long, value_name = "PATH", default_value = "/run/podwire")]
+    pub(crate) run_dir: PathBuf,
+}
+
+/// How to ask, and what to tell of it.
+#[derive(Debug, Args)]
+pub(crate) struct AskingArgs {
+    #[command(flatten)]
     pub(crate) follow: FollowArgs,
     /// Write nothing: say whom it would ask, and ask the API server whether that is allowed.
     #[arg(long)]
@@ -110,10 +130,6 @@ pub(crate) struct RotateArgs {
     /// At the end print what has become of each node [default: lines of text, as it goes on].
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     pub(crate) output: Option<Data>,
-    /// Run folder of this machine's agent: if it is one that rotates, its counts of peers are told
-    /// while they grow.
-    #[arg(long, value_name = "PATH", default_value = "/run/podwire")]
-    pub(crate) run_dir: PathBuf,
     #[command(flatten)]
     pub(crate) source: SourceArgs,
 }
@@ -154,15 +170,7 @@ pub(crate) struct AskArgs {
     /// The node.
     pub(crate) node: NodeName,
     #[command(flatten)]
-    pub(crate) follow: FollowArgs,
-    /// Write nothing: ask the API server whether that is allowed.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// At the end print what has become of the node [default: lines of text, as it goes on].
-    #[arg(short, long, value_enum, value_name = "FORMAT")]
-    pub(crate) output: Option<Data>,
-    #[command(flatten)]
-    pub(crate) source: SourceArgs,
+    pub(crate) asking: AskingArgs,
 }
 
 /// `keyctl revoke`.

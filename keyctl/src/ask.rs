@@ -10,12 +10,12 @@ use crate::args::AskArgs;
 use crate::errand::{Progress, Refusal, Start, abort, progress};
 use crate::fleet::ANSWER_WITHIN;
 use crate::journal::{Ending, Journal};
-use crate::looker::{Looked, Looker};
+use crate::looker::Looker;
 use crate::outcome::Outcome;
 use crate::selection::{SelectionError, check};
 use crate::show::tell;
 use crate::source::Source;
-use crate::stage::{Keys, Seen};
+use crate::stage::{Keys, Look, Seen};
 use crate::write::Writer;
 
 /// An errand and all that it uses.
@@ -38,11 +38,11 @@ struct Errand<'a> {
 /// # Errors
 /// When it cannot be asked, and when it is too late.
 pub(crate) async fn ask(program: &str, verb: Verb, args: &AskArgs) -> Result<Outcome> {
-    let source = Source::open(&args.source).await?;
-    let mut looker = Looker::new(program, &source, args.follow.timeout);
-    let looked = looker.first().await?;
-    check(&args.node, &looked.look)?;
-    let (seen, keys) = keys_of(&looked, &args.node)?;
+    let source = Source::open(&args.asking.source).await?;
+    let mut looker = Looker::new(program, &source, args.asking.follow.timeout);
+    let look = looker.first().await?;
+    check(&args.node, &look)?;
+    let (seen, keys) = keys_of(&look, &args.node)?;
     let start = match verb {
         Verb::Abort => abort(&args.node, seen, keys)?,
         Verb::Rotate | Verb::Revoke => Start::Ask,
@@ -52,8 +52,8 @@ pub(crate) async fn ask(program: &str, verb: Verb, args: &AskArgs) -> Result<Out
         verb,
         node: &args.node,
         looker,
-        writer: Writer::new(&source, args.dry_run).await?,
-        journal: Journal::new(args.output),
+        writer: Writer::new(&source, args.asking.dry_run).await?,
+        journal: Journal::new(args.asking.output),
         uid: seen.uid.clone(),
         generation: keys.generation,
         asked: Instant::now(),
@@ -61,24 +61,21 @@ pub(crate) async fn ask(program: &str, verb: Verb, args: &AskArgs) -> Result<Out
     if start == Start::Ask {
         errand.write().await?;
     }
-    if args.dry_run || !args.follow.wait {
-        let result = if args.dry_run {
+    if args.asking.dry_run || !args.asking.follow.wait {
+        let result = if args.asking.dry_run {
             "would-be-asked"
         } else {
             "asked"
         };
         return errand.end(result, None, Some(keys), Outcome::Ok);
     }
-    errand.follow(looked).await
+    errand.follow(look).await
 }
 
 /// A node's keys, which were there before.
-fn keys_of<'a>(
-    looked: &'a Looked,
-    node: &NodeName,
-) -> Result<(&'a Seen, &'a Keys), SelectionError> {
-    check(node, &looked.look)?;
-    let seen = &looked.look[node];
+fn keys_of<'a>(look: &'a Look, node: &NodeName) -> Result<(&'a Seen, &'a Keys), SelectionError> {
+    check(node, look)?;
+    let seen = &look[node];
     match &seen.keys {
         Ok(keys) => Ok((seen, keys)),
         Err(why) => Err(SelectionError::NoKeys(node.clone(), *why)),
@@ -102,9 +99,9 @@ impl Errand<'_> {
     }
 
     /// Looks until it is done, or nobody answers.
-    async fn follow(mut self, mut looked: Looked) -> Result<Outcome> {
+    async fn follow(mut self, mut look: Look) -> Result<Outcome> {
         loop {
-            let (seen, keys) = keys_of(&looked, self.node)?;
+            let (seen, keys) = keys_of(&look, self.node)?;
             if seen.uid != self.uid {
                 bail!("{} was deleted, or created again", self.node);
             }
@@ -128,7 +125,7 @@ impl Errand<'_> {
                 tell(self.program, "the time is over; the request stands");
                 return self.end("asked", None, Some(&keys), Outcome::TimedOut);
             };
-            looked = next;
+            look = next;
         }
     }
 

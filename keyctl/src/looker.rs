@@ -1,10 +1,6 @@
 //! Looks at all nodes, again and again.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use podwire_core::node::{Node, NodeName};
 
 use crate::show::{is_final, sentence, tell_once};
 use crate::source::{ReadError, Source};
@@ -17,9 +13,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// not listed all the time.
 const PAUSE_FACTOR: u32 = 20;
 
-/// All Nodes at one moment, as they are.
-pub(crate) type Nodes = BTreeMap<NodeName, Arc<Node>>;
-
 /// See the module.
 pub(crate) struct Looker<'a> {
     program: &'a str,
@@ -27,13 +20,6 @@ pub(crate) struct Looker<'a> {
     deadline: Option<Instant>,
     pause: Duration,
     trouble: Option<String>,
-}
-
-/// One look.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Looked {
-    pub(crate) nodes: Nodes,
-    pub(crate) look: Look,
 }
 
 impl<'a> Looker<'a> {
@@ -49,16 +35,12 @@ impl<'a> Looker<'a> {
     }
 
     /// The first look, which has to succeed.
-    pub(crate) async fn first(&mut self) -> Result<Looked, ReadError> {
+    pub(crate) async fn first(&mut self) -> Result<Look, ReadError> {
         let begun = Instant::now();
         let nodes = self.source.look().await?;
         self.pause = (begun.elapsed() * PAUSE_FACTOR).max(PAUSE_MIN);
-        let look = nodes.iter();
-        let look = look.map(|(name, node)| (name.clone(), Seen::new(node)));
-        Ok(Looked {
-            look: look.collect(),
-            nodes,
-        })
+        let look = nodes.into_iter();
+        Ok(look.map(|(name, node)| (name, Seen::new(&node))).collect())
     }
 
     /// A later look, after a while; `None` when the time is over. What hinders it is told once, and
@@ -66,7 +48,7 @@ impl<'a> Looker<'a> {
     ///
     /// # Errors
     /// When trying again is of no use.
-    pub(crate) async fn next(&mut self) -> anyhow::Result<Option<Looked>> {
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Option<Look>> {
         loop {
             let left = self
                 .deadline
@@ -76,9 +58,9 @@ impl<'a> Looker<'a> {
             }
             tokio::time::sleep(left.map_or(self.pause, |left| left.min(self.pause))).await;
             match self.first().await.map_err(anyhow::Error::from) {
-                Ok(looked) => {
+                Ok(look) => {
                     self.trouble = None;
-                    return Ok(Some(looked));
+                    return Ok(Some(look));
                 }
                 Err(error) if is_final(&error) => return Err(error),
                 Err(error) => tell_once(self.program, &mut self.trouble, sentence(&error)),

@@ -44,12 +44,18 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use podwire_core::request::Verb;
 
-use args::{Command, CommandLine};
+use args::{Command, CommandLine, Output};
 use outcome::{EXIT_ERROR, EXIT_USAGE, Outcome};
 use policies::Policies;
 use program::Program;
-use source::ReadError;
+use source::{ReadError, Wanted};
 use write::WriteError;
+
+/// What `verify` reads beside Nodes.
+const ALSO_POLICIES: Wanted = Wanted {
+    policies: true,
+    in_touch: None,
+};
 
 fn main() -> ExitCode {
     let program = Program::of(std::env::args_os().next().as_deref());
@@ -71,15 +77,23 @@ fn main() -> ExitCode {
 fn run(program: Program, command: Command) -> anyhow::Result<Outcome> {
     let name = program.usage();
     match command {
-        Command::Status(args) => block_on(show::show(name, &args.read, false, |read| {
-            let policy = rules::policy(&args.read.rules, &read.nodes);
-            status::report(&read.nodes, &policy, args.node.as_ref())
-        })),
-        Command::Peers(args) => block_on(show::show(name, &args.read, false, |read| {
+        Command::Status(args) => {
+            let is_wide = args.read.output == Some(Output::Wide);
+            let wanted = Wanted {
+                in_touch: is_wide.then_some(&*args.agent.run_dir),
+                ..Wanted::default()
+            };
+            block_on(show::show(name, &args.read, wanted, |read| {
+                let policy = rules::policy(&args.read.rules, &read.nodes);
+                let in_touch = read.in_touch.as_ref();
+                status::report(&read.nodes, in_touch, &policy, args.node.as_ref())
+            }))
+        }
+        Command::Peers(args) => block_on(show::show(name, &args.read, Wanted::default(), |read| {
             let policy = rules::policy(&args.read.rules, &read.nodes);
             peers::report(&read.nodes, &policy, &args.node)
         })),
-        Command::Verify(args) => block_on(show::show(name, &args, true, |read| {
+        Command::Verify(args) => block_on(show::show(name, &args, ALSO_POLICIES, |read| {
             let policy = rules::policy(&args.rules, &read.nodes);
             let policies = read.policies.as_ref().unwrap_or(&Policies::NotInUse);
             let is_cluster_known = !args.rules.cluster_cidr.is_empty();

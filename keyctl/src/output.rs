@@ -37,7 +37,7 @@ pub(crate) trait Row: Serialize + PartialEq {
     /// What stands under [`Self::COLUMNS`].
     fn cells(&self, now: Timestamp) -> Vec<String>;
     /// What stands under [`Self::WIDE_COLUMNS`].
-    fn wide_cells(&self) -> Vec<String>;
+    fn wide_cells(&self, now: Timestamp) -> Vec<String>;
     /// What `-o name` prints, such as `node/node-1`.
     fn object(&self) -> Option<String>;
 }
@@ -132,7 +132,7 @@ fn table<R: Row>(rows: &[R], is_wide: bool, no_headers: bool, now: Timestamp) ->
     }
     for row in rows {
         let more = if is_wide {
-            row.wide_cells()
+            row.wide_cells(now)
         } else {
             Vec::new()
         };

@@ -205,7 +205,7 @@ impl Row for PeerRow {
         ]
     }
 
-    fn wide_cells(&self) -> Vec<String> {
+    fn wide_cells(&self, _now: Timestamp) -> Vec<String> {
         vec![list(&self.pod_cidrs), cell(self.public_key.as_ref())]
     }
 

@@ -7,16 +7,17 @@ use jiff::Timestamp;
 use podwire_core::node::NodeName;
 use podwire_core::request::Verb;
 
+use crate::age;
 use crate::args::RotateArgs;
 use crate::fleet::{Fleet, News, State, What, Why};
 use crate::journal::{Ending, Journal};
 use crate::local_agent::{Counts, counts};
-use crate::looker::{Looked, Looker};
+use crate::looker::Looker;
 use crate::outcome::Outcome;
 use crate::selection::{Named, Selection, select};
 use crate::show::{tell, tell_line};
 use crate::source::Source;
-use crate::stage::{Seen, Stage};
+use crate::stage::{Look, Seen, Stage};
 use crate::write::{Remedy, Writer};
 
 /// A run and all that it uses.
@@ -26,7 +27,7 @@ struct Run<'a> {
     writer: Writer<'a>,
     journal: Journal,
     fleet: Fleet,
-    looked: Looked,
+    look: Look,
     run_dir: &'a Path,
     /// What this machine's agent told last.
     counts: Option<Counts>,
@@ -37,35 +38,35 @@ struct Run<'a> {
 /// # Errors
 /// When nothing can be read, or a request is not taken for a reason that stays.
 pub(crate) async fn rotate(program: &str, args: &RotateArgs) -> anyhow::Result<Outcome> {
-    let source = Source::open(&args.source).await?;
-    let mut looker = Looker::new(program, &source, args.follow.timeout);
-    let looked = looker.first().await?;
+    let source = Source::open(&args.asking.source).await?;
+    let mut looker = Looker::new(program, &source, args.asking.follow.timeout);
+    let look = looker.first().await?;
     let named = match (&args.which.selector, args.which.all) {
         (Some(selector), _) => Named::Chosen(source.labelled(selector).await?),
-        (None, true) => Named::Chosen(looked.look.keys().cloned().collect()),
+        (None, true) => Named::Chosen(look.keys().cloned().collect()),
         (None, false) => Named::Nodes(args.which.nodes.iter().cloned().collect()),
     };
     let begun = Timestamp::now();
     let older_than = args.older_than.map(|than| than.time(begun));
-    let selection = select(&named, &looked.look, older_than)?;
+    let selection = select(&named, &look, older_than, begun)?;
     tell_left_out(program, &selection);
     let names = selection.nodes.iter().cloned();
-    let fleet = Fleet::new(args.max_unavailable, names, &looked.look, Instant::now());
+    let fleet = Fleet::new(args.max_unavailable, names, &look, Instant::now());
     let run = Run {
         program,
-        writer: Writer::new(&source, args.dry_run).await?,
+        writer: Writer::new(&source, args.asking.dry_run).await?,
         looker,
-        journal: Journal::new(args.output),
+        journal: Journal::new(args.asking.output),
         fleet,
-        looked,
-        run_dir: &args.run_dir,
+        look,
+        run_dir: &args.agent.run_dir,
         counts: None,
     };
-    if args.dry_run {
+    if args.asking.dry_run {
         return run.rehearse().await;
     }
     if selection.nodes.len() > 1 {
-        let room = run.fleet.room(&run.looked.look);
+        let room = run.fleet.room(&run.look);
         let resume = older_than.unwrap_or(begun);
         tell_line(&format!(
             "{program}: {} nodes, at most {room} of the mesh in rotation at once. Once interrupted, \
@@ -74,7 +75,7 @@ pub(crate) async fn rotate(program: &str, args: &RotateArgs) -> anyhow::Result<O
         ));
     }
     run.tell_asked()?;
-    if args.follow.wait {
+    if args.asking.follow.wait {
         run.follow().await
     } else {
         run.begin().await
@@ -93,6 +94,14 @@ fn tell_left_out(program: &str, selection: &Selection) {
         let count = selection.younger;
         tell(program, &format!("left out: {count} with younger keys"));
     }
+    for (name, by) in &selection.ahead {
+        let by = age::in_units(by.unsigned_abs().as_secs());
+        let told = format!(
+            "{name}: its keys are from {by} ahead of this machine's clock, so nobody knows their \
+             age: it is not left out. Set the clock that is wrong"
+        );
+        tell(program, &told);
+    }
 }
 
 impl Run<'_> {
@@ -105,7 +114,7 @@ impl Run<'_> {
                 return self.end();
             }
             match self.looker.next().await? {
-                Some(looked) => self.looked = looked,
+                Some(look) => self.look = look,
                 None => return self.give_up().await,
             }
         }
@@ -144,14 +153,14 @@ impl Run<'_> {
 
     /// Tells what has happened, and asks whom there is room for.
     async fn step(&mut self) -> anyhow::Result<()> {
-        let news = self.fleet.look(&self.looked.look, Instant::now());
+        let news = self.fleet.look(&self.look, Instant::now());
         for it in &news {
             self.journal.note(&it.node, sentence(it))?;
             if it.what == What::Skipped(Why::NoAnswer) {
                 self.take_back(&it.node).await;
             }
         }
-        for (name, target) in self.fleet.to_ask(&self.looked.look) {
+        for (name, target) in self.fleet.to_ask(&self.look) {
             let generation = target.generation;
             let asked = self
                 .writer
@@ -181,7 +190,7 @@ impl Run<'_> {
         let Some((name, counts)) = counts(self.run_dir).await else {
             return Ok(());
         };
-        let stage = self.looked.look.get(&name).and_then(Seen::stage);
+        let stage = self.look.get(&name).and_then(Seen::stage);
         let is_waiting =
             stage == Some(Stage::Announced) && self.fleet.targets().contains_key(&name);
         if is_waiting && self.counts.as_ref() != Some(&counts) {
@@ -197,14 +206,10 @@ impl Run<'_> {
         let Some(target) = self.fleet.targets().get(name) else {
             return;
         };
-        let request = self.writer.request(Verb::Rotate, target.generation);
-        let node = self.looked.nodes.get(name);
-        let annotation = node.and_then(|it| it.annotations.get(&Verb::Rotate.annotation()));
-        // Others' requests are theirs.
-        if annotation != Some(&request.value()) {
-            return;
-        }
-        let back = self.writer.take_back(name, &target.uid, Verb::Rotate);
+        let generation = target.generation;
+        let back = self
+            .writer
+            .take_back(name, &target.uid, Verb::Rotate, generation);
         if let Err(error) = back.await {
             self.looker.tell_trouble(error.into());
         }
@@ -227,8 +232,8 @@ impl Run<'_> {
 
     /// Asks the API server whether it would take all requests.
     async fn rehearse(mut self) -> anyhow::Result<Outcome> {
-        self.fleet.look(&self.looked.look, Instant::now());
-        let room = self.fleet.room(&self.looked.look);
+        self.fleet.look(&self.look, Instant::now());
+        let room = self.fleet.room(&self.look);
         for (name, target) in self.fleet.targets() {
             let generation = target.generation;
             let what = match target.state {
@@ -277,7 +282,7 @@ impl Run<'_> {
     }
 
     fn ending(&self, name: &NodeName, state: State) -> Ending {
-        let seen = self.looked.look.get(name);
+        let seen = self.look.get(name);
         let keys = seen.and_then(|seen| seen.keys.as_ref().ok());
         let why = match state {
             State::Skipped(why) => Some(why),

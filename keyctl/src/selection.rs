@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use podwire_core::node::NodeName;
 
+use crate::age;
 use crate::stage::{Look, NoKeys, Seen};
 use crate::status::NoSuchNode;
 
@@ -25,6 +26,9 @@ pub(crate) struct Selection {
     pub(crate) host_network: usize,
     /// Nodes whose keys are not old enough.
     pub(crate) younger: usize,
+    /// Nodes whose keys are of a time to come, and by how much. Nobody knows how old those are:
+    /// they are taken.
+    pub(crate) ahead: Vec<(NodeName, SignedDuration)>,
 }
 
 /// Why a named node cannot be taken.
@@ -47,6 +51,7 @@ pub(crate) fn select(
     named: &Named,
     look: &Look,
     older_than: Option<Timestamp>,
+    now: Timestamp,
 ) -> Result<Selection, SelectionError> {
     let names = match named {
         Named::Nodes(names) => {
@@ -62,11 +67,16 @@ pub(crate) fn select(
         let seen = look.get(name);
         if seen.is_some_and(|seen| seen.keys == Err(NoKeys::HostNetwork)) {
             selection.host_network += 1;
-        } else if seen.is_some_and(|seen| is_younger(seen, older_than)) {
-            selection.younger += 1;
-        } else {
-            selection.nodes.push(name.clone());
+            continue;
         }
+        let times = seen.and_then(created).zip(older_than);
+        let ahead = times.and_then(|(created, _)| age::ahead(created, now));
+        if ahead.is_none() && times.is_some_and(|(created, than)| created >= than) {
+            selection.younger += 1;
+            continue;
+        }
+        selection.nodes.push(name.clone());
+        selection.ahead.extend(ahead.map(|by| (name.clone(), by)));
     }
     Ok(selection)
 }
@@ -81,13 +91,10 @@ pub(crate) fn check(name: &NodeName, look: &Look) -> Result<(), SelectionError> 
     }
 }
 
-/// Whether its keys were made at that time or since. Keys of an unknown age are old.
-fn is_younger(seen: &Seen, than: Option<Timestamp>) -> bool {
-    let created = seen.keys.as_ref().ok().and_then(|it| it.created.as_ref());
-    let created: Option<Timestamp> = created.and_then(|text| text.parse().ok());
-    created
-        .zip(than)
-        .is_some_and(|(created, than)| created >= than)
+/// When a node's keys were made. Keys of an unknown age are old.
+fn created(seen: &Seen) -> Option<Timestamp> {
+    let keys = seen.keys.as_ref().ok()?;
+    keys.created.as_ref()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -127,6 +134,10 @@ mod tests {
         .into()
     }
 
+    fn now() -> Timestamp {
+        "2026-03-01T13:00:00Z".parse().expect("a time")
+    }
+
     fn names(texts: &[&str]) -> BTreeSet<NodeName> {
         texts.iter().map(|text| name(text)).collect()
     }
@@ -136,12 +147,29 @@ mod tests {
         let look = look();
         let all = Named::Chosen(look.keys().cloned().collect());
         let time = "2026-03-01T12:00:00Z".parse().ok();
-        let selection = select(&all, &look, time).expect("nodes");
+        let selection = select(&all, &look, time, now()).expect("nodes");
         let expected = ["ageless", "empty", "old"].map(name);
         assert_eq!(selection.nodes, expected);
         assert_eq!((selection.host_network, selection.younger), (1, 1));
-        let selection = select(&all, &look, None).expect("nodes");
+        let selection = select(&all, &look, None, now()).expect("nodes");
         assert_eq!((selection.nodes.len(), selection.younger), (4, 0));
+    }
+
+    #[test]
+    fn keys_of_a_time_to_come_are_of_no_known_age_and_taken() {
+        let mut look = look();
+        let tomorrow = seen(Ok(Some("2026-03-02T13:00:00Z")));
+        look.insert(name("tomorrow"), tomorrow);
+        look.insert(name("soon"), seen(Ok(Some("2026-03-01T13:01:00Z"))));
+        let chosen = Named::Chosen(names(&["new", "soon", "tomorrow"]));
+        let time = "2026-03-01T12:00:00Z".parse().ok();
+        let selection = select(&chosen, &look, time, now()).expect("nodes");
+        assert_eq!(selection.nodes, [name("tomorrow")]);
+        assert_eq!(selection.younger, 2);
+        let day = SignedDuration::from_hours(24);
+        assert_eq!(selection.ahead, [(name("tomorrow"), day)]);
+        let all = select(&chosen, &look, None, now()).expect("nodes");
+        assert_eq!((all.nodes.len(), all.ahead), (3, Vec::new()));
     }
 
     #[test]
@@ -152,11 +180,11 @@ mod tests {
             (&["old", "plain"], "plain cannot be rotated: it is in host"),
             (&["empty"], "no agent has published a key"),
         ] {
-            let error = select(&Named::Nodes(names(texts)), &look, None);
+            let error = select(&Named::Nodes(names(texts)), &look, None, now());
             let error = error.expect_err("refused").to_string();
             assert!(error.contains(expected), "{error}");
         }
-        let nobody = select(&Named::Chosen(names(&[])), &look, None);
+        let nobody = select(&Named::Chosen(names(&[])), &look, None, now());
         assert!(matches!(nobody, Err(SelectionError::Nobody)));
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::args::ReadArgs;
 use crate::outcome::Outcome;
 use crate::output::{Report, Row, render, separator};
-use crate::source::{ReadError, Snapshot, Source};
+use crate::source::{ReadError, Snapshot, Source, Wanted};
 use crate::status::NoSuchNode;
 use crate::write::WriteError;
 
@@ -31,11 +31,11 @@ enum Reader {
 pub(crate) async fn show<R: Row>(
     program: &str,
     args: &ReadArgs,
-    wants_policies: bool,
+    wanted: Wanted<'_>,
     report: impl Fn(&Snapshot) -> Result<Report<R>, NoSuchNode>,
 ) -> anyhow::Result<Outcome> {
     let source = Source::open(&args.source).await?;
-    let first = report(&source.read(wants_policies).await?)?;
+    let first = report(&source.read(wanted).await?)?;
     if print(program, &first, args, "")? == Reader::Gone || !args.watch {
         return Ok(first.outcome);
     }
@@ -43,7 +43,7 @@ pub(crate) async fn show<R: Row>(
     let mut trouble = None;
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
-        let read = source.read(wants_policies).await;
+        let read = source.read(wanted).await;
         let next = match read
             .map_err(anyhow::Error::from)
             .and_then(|it| Ok(report(&it)?))

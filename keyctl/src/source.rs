@@ -1,17 +1,18 @@
 //! Where Nodes are read, and what reading them finds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kube::Client;
-use podwire_core::node::NodeName;
+use podwire_core::node::{Node, NodeName};
 use podwire_registry::directory;
 use podwire_registry::kubernetes::{self, Access, AccessError, Failure};
 use podwire_registry::nodes::{Loss, Nodes};
 
 use crate::args::SourceArgs;
 use crate::kubeconfig::{self, Unclear};
-use crate::looker;
+use crate::local_agent::{self, InTouch};
 use crate::outcome::{EXIT_DENIED, EXIT_ERROR, EXIT_USAGE};
 use crate::policies::Policies;
 use crate::policy_reader;
@@ -28,6 +29,16 @@ pub(crate) struct Snapshot {
     pub(crate) nodes: Nodes,
     /// `None` unless they were asked for.
     pub(crate) policies: Option<Policies>,
+    /// `None` unless it was asked for, and this machine's agent answers.
+    pub(crate) in_touch: Option<InTouch>,
+}
+
+/// What is read beside Nodes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) policies: bool,
+    /// Of the agent with this run folder: with whom it is in touch.
+    pub(crate) in_touch: Option<&'a Path>,
 }
 
 /// Why nothing could be read. Each is one clear sentence.
@@ -84,8 +95,8 @@ impl Source {
         Ok(Self::Kubernetes(kubernetes::client(&access).await?))
     }
 
-    /// Reads all Nodes, and the policies where they are wanted.
-    pub(crate) async fn read(&self, wants_policies: bool) -> Result<Snapshot, ReadError> {
+    /// Reads all Nodes, and what else is wanted.
+    pub(crate) async fn read(&self, wanted: Wanted<'_>) -> Result<Snapshot, ReadError> {
         let nodes = match self {
             Self::Kubernetes(client) => kubernetes::read_nodes(client)
                 .await
@@ -93,7 +104,7 @@ impl Source {
             Self::Directory(path) => directory::read(path).map_err(lost(path))?,
         };
         let policies = match self {
-            _ if !wants_policies => None,
+            _ if !wanted.policies => None,
             Self::Kubernetes(client) => Some(
                 policy_reader::read(client)
                     .await
@@ -101,11 +112,19 @@ impl Source {
             ),
             Self::Directory(_) => Some(Policies::NotInUse),
         };
-        Ok(Snapshot { nodes, policies })
+        let in_touch = match wanted.in_touch {
+            Some(run_dir) => local_agent::in_touch(run_dir).await,
+            None => None,
+        };
+        Ok(Snapshot {
+            nodes,
+            policies,
+            in_touch,
+        })
     }
 
     /// All Nodes, as far as their keys and requests go.
-    pub(crate) async fn look(&self) -> Result<looker::Nodes, ReadError> {
+    pub(crate) async fn look(&self) -> Result<BTreeMap<NodeName, Arc<Node>>, ReadError> {
         match self {
             Self::Kubernetes(client) => kubernetes::read_metadata(client, None)
                 .await

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::age;
 use crate::key_view::{KeysView, short};
+use crate::local_agent::{Handshake, InTouch};
 use crate::outcome::Outcome;
 use crate::output::{Report, Row, cell, list};
 use crate::rules::seen_by_nobody;
@@ -45,6 +46,17 @@ pub(crate) struct NodeRow {
     requests: BTreeMap<String, String>,
     #[serde(skip)]
     is_degraded: bool,
+    #[serde(skip)]
+    in_touch: Touch,
+}
+
+/// What this machine's agent adds to a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Touch {
+    /// On its own node's row: peers with a session, of all encrypted ones.
+    peers: Option<String>,
+    /// With this peer; on the own row with any.
+    last_handshake: Option<Handshake>,
 }
 
 /// There is no such node.
@@ -58,6 +70,7 @@ pub(crate) struct NoSuchNode(pub(crate) String);
 /// When there is no node of this name.
 pub(crate) fn report(
     nodes: &Nodes,
+    in_touch: Option<&InTouch>,
     policy: &Policy,
     only: Option<&NodeName>,
 ) -> Result<Report<NodeRow>, NoSuchNode> {
@@ -71,9 +84,10 @@ pub(crate) fn report(
             return Err(NoSuchNode(only.to_string()));
         }
     }
-    let rows = names
-        .into_iter()
-        .map(|name| row(name, nodes, &mesh, &verdicts));
+    let rows = names.into_iter().map(|name| NodeRow {
+        in_touch: in_touch.map(|it| touch(&name, it)).unwrap_or_default(),
+        ..row(name, nodes, &mesh, &verdicts)
+    });
     let rows: Vec<NodeRow> = rows.collect();
     let degraded = rows.iter().filter(|row| row.is_degraded).count();
     Ok(Report {
@@ -81,6 +95,19 @@ pub(crate) fn report(
         outcome: Outcome::of(degraded > 0),
         rows,
     })
+}
+
+fn touch(name: &str, seen: &InTouch) -> Touch {
+    if name != seen.node {
+        return Touch {
+            peers: None,
+            last_handshake: seen.peers.get(name).copied(),
+        };
+    }
+    Touch {
+        peers: Some(format!("{}/{}", seen.up, seen.encrypted)),
+        last_handshake: seen.last_handshake(),
+    }
 }
 
 fn note(rows: &[NodeRow], degraded: usize) -> Option<String> {
@@ -166,8 +193,14 @@ impl Row for NodeRow {
         "LANES",
         "ENDPOINTS",
     ];
-    const WIDE_COLUMNS: &'static [&'static str] =
-        &["POD-CIDRS", "PUBLIC-KEY", "NEXT-KEY", "PREVIOUS-KEY"];
+    const WIDE_COLUMNS: &'static [&'static str] = &[
+        "PEERS",
+        "LAST-HANDSHAKE",
+        "POD-CIDRS",
+        "PUBLIC-KEY",
+        "NEXT-KEY",
+        "PREVIOUS-KEY",
+    ];
 
     fn cells(&self, now: Timestamp) -> Vec<String> {
         let keys = self.current.as_ref();
@@ -189,9 +222,12 @@ impl Row for NodeRow {
         ]
     }
 
-    fn wide_cells(&self) -> Vec<String> {
+    fn wide_cells(&self, now: Timestamp) -> Vec<String> {
+        let last_handshake = self.in_touch.last_handshake;
         let key = |keys: &Option<KeysView>| cell(keys.as_ref().map(KeysView::public_key));
         vec![
+            cell(self.in_touch.peers.as_ref()),
+            cell(last_handshake.map(|it| age::since(it.at, now))),
             list(&self.pod_cidrs),
             key(&self.current),
             key(&self.next),

@@ -46,7 +46,7 @@ fn shows<R: Row>(report: &Report<R>, words: &[&str], expected: &str) {
 
 fn status(nodes: &Nodes, words: &[&str]) -> Report<status::NodeRow> {
     let policy = rules::policy(&flags(words).rules, nodes);
-    status::report(nodes, &policy, None).expect("nodes")
+    status::report(nodes, None, &policy, None).expect("nodes")
 }
 
 fn peers(nodes: &Nodes, own: &str, words: &[&str]) -> Report<peers::PeerRow> {
@@ -103,17 +103,17 @@ fn names_come_alone_and_headers_can_be_left_out() {
 fn status_of_one_node_tells_why_it_does_not_count() {
     let nodes = mesh();
     let policy = rules::policy(&flags(&[]).rules, &nodes);
-    let one = status::report(&nodes, &policy, Some(&name("node-2"))).expect("a node");
+    let one = status::report(&nodes, None, &policy, Some(&name("node-2"))).expect("a node");
     let yaml = include_str!("../tests/expected/status-node-2.yaml");
     shows(&one, &["-o", "yaml"], yaml);
     assert_eq!(one.outcome, Outcome::Ok);
-    let refused = status::report(&nodes, &policy, Some(&name("node-9"))).expect("a node");
+    let refused = status::report(&nodes, None, &policy, Some(&name("node-9"))).expect("a node");
     let note = refused.note.expect("a note");
     assert!(
         note.contains("node-9: it claims the public key AQEB"),
         "{note}"
     );
-    let missing = status::report(&nodes, &policy, Some(&name("node-10")));
+    let missing = status::report(&nodes, None, &policy, Some(&name("node-10")));
     let error = missing.expect_err("no such node").to_string();
     assert!(error.contains("no Node node-10"), "{error}");
 }

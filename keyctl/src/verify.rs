@@ -237,7 +237,7 @@ impl Row for Finding {
         ]
     }
 
-    fn wide_cells(&self) -> Vec<String> {
+    fn wide_cells(&self, _now: Timestamp) -> Vec<String> {
         Vec::new()
     }
 

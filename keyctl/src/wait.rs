@@ -23,7 +23,7 @@ pub(crate) async fn wait(program: &str, args: &WaitArgs) -> anyhow::Result<Outco
     let mut looker = Looker::new(program, &source, Some(args.timeout));
     let journal = Journal::new(None);
     let mut left: BTreeSet<&NodeName> = args.nodes.iter().collect();
-    let mut look = looker.first().await?.look;
+    let mut look = looker.first().await?;
     loop {
         for node in met(args.condition, &left, &look)? {
             journal.line(&format!("{node}: {} is met", args.condition))?;
@@ -32,7 +32,7 @@ pub(crate) async fn wait(program: &str, args: &WaitArgs) -> anyhow::Result<Outco
         if left.is_empty() {
             return Ok(Outcome::Ok);
         }
-        let Some(looked) = looker.next().await? else {
+        let Some(next) = looker.next().await? else {
             let names: Vec<String> = left.iter().map(ToString::to_string).collect();
             let names = names.join(", ");
             tell(
@@ -41,7 +41,7 @@ pub(crate) async fn wait(program: &str, args: &WaitArgs) -> anyhow::Result<Outco
             );
             return Ok(Outcome::TimedOut);
         };
-        look = looked.look;
+        look = next;
     }
 }
 

@@ -110,7 +110,7 @@ impl<'a> Writer<'a> {
     }
 
     /// A request about the keys of this generation.
-    pub(crate) fn request(&self, verb: Verb, if_key_generation: u64) -> Request {
+    fn request(&self, verb: Verb, if_key_generation: u64) -> Request {
         Request {
             verb,
             if_key_generation,
@@ -130,14 +130,17 @@ impl<'a> Writer<'a> {
         self.change(node, uid, &change).await
     }
 
-    /// Takes back what the Node of this uid was asked.
+    /// Takes back what this program has asked of the Node of this uid, about keys of
+    /// that generation: another request stays.
     pub(crate) async fn take_back(
         &self,
         node: &NodeName,
         uid: &str,
         verb: Verb,
+        generation: u64,
     ) -> Result<(), WriteError> {
-        self.change(node, uid, &RequestChange::TakeBack(verb)).await
+        let change = RequestChange::TakeBack(self.request(verb, generation));
+        self.change(node, uid, &change).await
     }
 
     async fn change(

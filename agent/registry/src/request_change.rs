@@ -10,8 +10,8 @@ pub enum RequestChange {
     /// This request, in the place of all that were made about the node's keys: of several that hold
     /// the greatest would count, which may be an old one.
     Make(Request),
-    /// None of this kind any more.
-    TakeBack(Verb),
+    /// This request is no more. Another one of its kind, or one that somebody else has made, stays.
+    TakeBack(Request),
 }
 
 impl RequestChange {
@@ -26,7 +26,18 @@ impl RequestChange {
                     (verb.annotation(), value)
                 })
                 .collect(),
-            Self::TakeBack(verb) => [(verb.annotation(), None)].into(),
+            Self::TakeBack(request) => [(request.verb.annotation(), None)].into(),
+        }
+    }
+
+    /// Whether it changes anything of these annotations that is its to change.
+    #[must_use]
+    pub fn has_effect(&self, annotations: &BTreeMap<String, String>) -> bool {
+        match self {
+            Self::Make(_) => true,
+            Self::TakeBack(request) => {
+                annotations.get(&request.verb.annotation()) == Some(&request.value())
+            }
         }
     }
 }
@@ -35,14 +46,17 @@ impl RequestChange {
 mod tests {
     use super::*;
 
+    fn request(verb: Verb, by: &str) -> Request {
+        Request {
+            verb,
+            if_key_generation: 4,
+            by: by.to_owned(),
+        }
+    }
+
     #[test]
     fn a_request_stands_alone_among_those_about_keys() {
-        let request = Request {
-            verb: Verb::Abort,
-            if_key_generation: 4,
-            by: "alice".to_owned(),
-        };
-        let changed = RequestChange::Make(request).annotations();
+        let changed = RequestChange::Make(request(Verb::Abort, "alice")).annotations();
         let expected = [
             (
                 "request.podwire.dev/abort",
@@ -53,10 +67,21 @@ mod tests {
         ];
         let expected = expected.map(|(key, value)| (key.to_owned(), value.map(str::to_owned)));
         assert_eq!(changed, BTreeMap::from(expected));
-        let back = RequestChange::TakeBack(Verb::Rotate).annotations();
+        let back = RequestChange::TakeBack(request(Verb::Rotate, "alice")).annotations();
         assert_eq!(
             back,
             [("request.podwire.dev/rotate".to_owned(), None)].into()
         );
+    }
+
+    #[test]
+    fn nobody_takes_back_what_somebody_else_has_asked() {
+        let back = RequestChange::TakeBack(request(Verb::Rotate, "alice"));
+        let with = |request: Request| [(request.verb.annotation(), request.value())].into();
+        assert!(back.has_effect(&with(request(Verb::Rotate, "alice"))));
+        for other in [request(Verb::Rotate, "bob"), request(Verb::Abort, "alice")] {
+            assert!(!back.has_effect(&with(other)));
+        }
+        assert!(!back.has_effect(&BTreeMap::new()));
     }
 }

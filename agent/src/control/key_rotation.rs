@@ -167,6 +167,8 @@ impl KeyRotation {
         let (reason, note) = match step {
             Step::Prepare => {
                 self.announced = Some(now);
+                // The same may come again in this generation, and is news then.
+                self.told.remove(ROTATION_ABORTED);
                 let note = format!("key generation {generation}: next keys are announced{by}");
                 (KEYS_ANNOUNCED, note)
             }
@@ -185,6 +187,7 @@ impl KeyRotation {
             }
             Step::Withdraw => {
                 self.announced = None;
+                self.told.remove(KEYS_ANNOUNCED);
                 let note = format!("key generation {generation} stays in force{by}");
                 (ROTATION_ABORTED, note)
             }
@@ -397,6 +400,24 @@ mod tests {
         let said = make(&mut driver, Step::Retire, 790);
         assert!(said[KEYS_RETIRED].contains("key generation 5"));
         assert_eq!(driver.lasted, Some(second(790)));
+    }
+
+    #[test]
+    fn a_second_announcement_in_one_generation_is_news_and_so_is_its_end() {
+        let mut driver = KeyRotation::default();
+        let mut rotation = Rotation {
+            phase: Phase::Settled,
+            ..ANNOUNCED
+        };
+        let mut reasons = Vec::new();
+        for step in [Step::Prepare, Step::Withdraw, Step::Forget, Step::Prepare] {
+            rotation = rotation.after(step);
+            driver.made(step, rotation, Instant::now());
+            let said = driver.says().map(|(reason, _)| reason);
+            reasons.push(said.collect::<Vec<_>>().join(" "));
+        }
+        let (announced, aborted) = (KEYS_ANNOUNCED, ROTATION_ABORTED);
+        assert_eq!(reasons, [announced, aborted, aborted, announced]);
     }
 
     #[test]

@@ -103,14 +103,29 @@ fn a_rotation_is_told_step_by_step() {
 /// What answers like the agent of a node of which one of two peers has not confirmed.
 fn agent(run_dir: &Path, node: &str) {
     let listener = UnixListener::bind(run_dir.join("admin.sock")).expect("a socket");
-    let body = format!(
+    let status = format!(
         r#"{{"node": "{node}", "rotation": {{"phase": "announced", "confirmed": 1,
             "waiting": ["node-1"], "waiting_total": 1}}}}"#
     );
+    let row = |node, state, age, handshakes| {
+        format!(
+            r#"{{"node": "{node}", "mode": "encrypted", "state": "{state}",
+                "latest_handshake_seconds": {age}, "handshakes": {handshakes}}}"#
+        )
+    };
+    let rows = [
+        row("node-1", "up", "7200", 3),
+        row("node-2", "idle", "10800", 1),
+        row("node-4", "down", "null", 0),
+    ];
+    let peers = format!("[{}]", rows.join(","));
     std::thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let mut lines = BufReader::new(&connection).lines().map_while(Result::ok);
+            let question = lines.next().unwrap_or_default();
             lines.find(String::is_empty);
+            let is_peers = question.starts_with("GET /peers ");
+            let body = if is_peers { &peers } else { &status };
             let length = body.len();
             // Whoever went away needs no answer.
             let _ = write!(
@@ -119,6 +134,31 @@ fn agent(run_dir: &Path, node: &str) {
             );
         }
     });
+}
+
+#[test]
+fn wide_status_adds_who_is_in_touch_with_this_machines_node() {
+    let folder = healthy();
+    let run_dir = tempfile::tempdir().expect("a folder");
+    let run_dir_text = run_dir.path().to_str().expect("text");
+    let columns = || {
+        let arguments = ["status", "-o", "wide", "--run-dir", run_dir_text];
+        let ran = on_folder(&arguments, folder.path());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let rows = ran.output.lines().map(|line| {
+            let cells: Vec<&str> = line.split_whitespace().collect();
+            cells[9..11].join(" ")
+        });
+        rows.collect::<Vec<_>>()
+    };
+    let nobody = "<none> <none>";
+    let header = "PEERS LAST-HANDSHAKE";
+    assert_eq!(columns(), [header, nobody, nobody, nobody, nobody]);
+    agent(run_dir.path(), "node-3");
+    assert_eq!(
+        columns(),
+        [header, "<none> 120m", "<none> 3h", "1/3 120m", nobody]
+    );
 }
 
 #[test]

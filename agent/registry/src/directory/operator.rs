@@ -51,6 +51,9 @@ pub fn change_requests(
     is_dry_run: bool,
 ) -> Result<(), ChangeError> {
     let mut annotations = in_force(path, node, uid)?;
+    if !change.has_effect(&annotations) {
+        return Ok(());
+    }
     for (key, value) in change.annotations() {
         match value {
             Some(value) => annotations.insert(key, value),

@@ -21,12 +21,16 @@ fn folder(metadata: &str) -> tempfile::TempDir {
     folder
 }
 
-fn rotate(generation: u64) -> RequestChange {
-    RequestChange::Make(Request {
+fn request(generation: u64) -> Request {
+    Request {
         verb: Verb::Rotate,
         if_key_generation: generation,
         by: "alice".to_owned(),
-    })
+    }
+}
+
+fn rotate(generation: u64) -> RequestChange {
+    RequestChange::Make(request(generation))
 }
 
 /// The requests that an agent reads, by their names without the prefix.
@@ -60,7 +64,11 @@ fn a_request_takes_the_place_of_others_about_keys_and_of_nothing_else() {
     let mode = ("mode", "to=encrypted,by=bob");
     let rotate = ("rotate", "if-key-generation=4,by=alice");
     assert_eq!(requests(folder.path()), texts(&[mode, rotate]));
-    let back = RequestChange::TakeBack(Verb::Rotate);
+    // Of the keys before: nothing is to be taken back.
+    let back = RequestChange::TakeBack(request(3));
+    change_requests(folder.path(), &name(), "u", &back, false).expect("nothing to do");
+    assert_eq!(requests(folder.path()).len(), 2);
+    let back = RequestChange::TakeBack(request(4));
     change_requests(folder.path(), &name(), "u", &back, false).expect("written");
     assert_eq!(requests(folder.path()), texts(&[mode]));
     assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 2);
