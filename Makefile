@@ -3,8 +3,11 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 CARGO ?= cargo
-# Suites on optimised agents, with results that are committed.
-LONG := PODWIRE_RESULTS=$(CURDIR)/tests/results $(CARGO) test --locked --release -p podwire-testbed
+# Suites by name. As part of the workspace: by itself the crates of one package would have other
+# features, and all be built once more.
+SUITES := test --locked --workspace
+# On optimised agents, with results that are committed.
+LONG := PODWIRE_RESULTS=$(CURDIR)/tests/results $(CARGO) $(SUITES) --release
 
 .PHONY: help
 help: ## List the commands
@@ -16,7 +19,7 @@ setup: ## Install what is missing when allowed, else name it
 
 .PHONY: build
 build: setup ## Build the agent, keyctl and the lab, optimised
-	$(CARGO) build --release --locked -p podwire-agent -p keyctl -p podwire-testbed --bins
+	$(CARGO) build --release --locked --workspace --bin podwire-agent --bin keyctl --bin lab
 
 # For tests of the image that `make image` has made.
 IMAGE_FILE := $(abspath $(or $(CARGO_TARGET_DIR),target))/image/podwire-agent.tar
@@ -34,13 +37,13 @@ lab: build ## Three nodes on this machine: reachability, proof of encryption, sp
 test: setup ## Every test that fits a working day: units, properties, simulated time, real meshes
 	@[ "$$(uname -m)" != x86_64 ] || grep -qw avx512ifma /proc/cpuinfo || \
 		echo "test: this processor has no AVX-512: what agent/ring's tests say of that code is nothing" >&2
-	$(CARGO) test --locked --workspace
-	$(CARGO) test --locked -p podwire-dataplane --features sim --test it
+	$(CARGO) $(SUITES)
+	$(CARGO) $(SUITES) --features podwire-dataplane/sim --test it
 
 .PHONY: test-interop
 test-interop: setup ## With other people's WireGuard, through a rekey (needs Go)
 	@command -v go >/dev/null || { echo "test-interop: Go is missing: https://go.dev/doc/install" >&2; exit 1; }
-	$(CARGO) test --locked -p podwire-testbed --test interop
+	$(CARGO) $(SUITES) --test interop
 
 .PHONY: servers
 servers: ## The real Kubernetes servers of the tests, built once into the user's cache (needs Go)
@@ -53,15 +56,15 @@ servers-nodes: ## These, and all that real nodes and their pods run (needs Go)
 
 .PHONY: test-kubernetes
 test-kubernetes: setup servers ## On a real Kubernetes API server, with its store and controllers (needs Go)
-	$(CARGO) test --locked -p podwire-testbed --test kubernetes
+	$(CARGO) $(SUITES) --test kubernetes
 
 .PHONY: test-image
 test-image: image ## What the agent's image holds, and that this is enough
-	$(IMAGE_MADE) $(CARGO) test --locked -p podwire-testbed --test image
+	$(IMAGE_MADE) $(CARGO) $(SUITES) --test image
 
 .PHONY: e2e
 e2e: servers-nodes setup image ## On whole real clusters: kubelets, containerd, kube-proxy, real pods (needs Go and root)
-	$(IMAGE_MADE) $(CARGO) test --locked -p podwire-testbed --test e2e
+	$(IMAGE_MADE) $(CARGO) $(SUITES) --test e2e
 
 .PHONY: servers-conformance
 servers-conformance: ## What real nodes run, and Kubernetes' own tests of a cluster (needs Go)
@@ -82,7 +85,7 @@ FALLBACKS := TESTBED_PODWIRE_CIPHER=aws-lc \
 
 .PHONY: test-fallbacks
 test-fallbacks: setup ## The suites of whole meshes without any offload and without AVX-512
-	$(FALLBACKS) $(CARGO) test --locked -p podwire-testbed \
+	$(FALLBACKS) $(CARGO) $(SUITES) \
 		--test mesh --test attacks --test faults --test refusals --test healing --test interop
 
 .PHONY: lint
@@ -90,7 +93,7 @@ lint: setup ## Formatting and lints, as warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked -p podwire-dataplane --all-targets --features sim -- -D warnings
-	$(CARGO) clippy --locked -p podwire-testbed --test soak --test performance --test interop \
+	$(CARGO) clippy --locked --workspace --test soak --test performance --test interop \
 		--test kubernetes --test image --test e2e -- -D warnings
 
 .PHONY: deny

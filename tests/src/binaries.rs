@@ -23,7 +23,7 @@ pub fn agent() -> Result<PathBuf> {
         );
         return Ok(path);
     }
-    build("podwire-agent", "podwire-agent")
+    build("podwire-agent")
 }
 
 /// The path of `keyctl`, built in the profile of the running program. To be called before
@@ -32,7 +32,7 @@ pub fn agent() -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be built; the compiler's output went to standard error.
 pub fn keyctl() -> Result<PathBuf> {
-    build("keyctl", "keyctl")
+    build("keyctl")
 }
 
 /// The build's folder, if the running program is in one; else the one for temporary files.
@@ -45,14 +45,15 @@ pub fn build_folder() -> PathBuf {
     target.map_or_else(std::env::temp_dir, Path::to_path_buf)
 }
 
-/// Builds one binary of a workspace package and returns its path, as cargo reports it.
-fn build(package: &str, binary: &str) -> Result<PathBuf> {
+/// Builds one binary of the workspace and returns its path, as cargo reports it. As part of the
+/// workspace: by itself its crates would have other features, and all be built once more.
+fn build(binary: &str) -> Result<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .current_dir(&workspace)
-        .args(["build", "--quiet", "--package", package, "--bin", binary])
+        .args(["build", "--quiet", "--workspace", "--bin", binary])
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(std::process::Stdio::inherit());
     if !cfg!(debug_assertions) {
