@@ -77,9 +77,9 @@ pub(crate) struct StatusArgs {
     /// Only this node.
     pub(crate) node: Option<NodeName>,
     #[command(flatten)]
-    pub(crate) read: ReadArgs,
-    #[command(flatten)]
     pub(crate) agent: AgentArgs,
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
 }
 
 /// `keyctl peers`.
@@ -105,9 +105,9 @@ pub(crate) struct RotateArgs {
     #[arg(long, value_name = "N|P%", default_value = "10%")]
     pub(crate) max_unavailable: Share,
     #[command(flatten)]
-    pub(crate) asking: AskingArgs,
-    #[command(flatten)]
     pub(crate) agent: AgentArgs,
+    #[command(flatten)]
+    pub(crate) asking: AskingArgs,
 }
 
 /// This machine's agent.

@@ -52,7 +52,7 @@ use source::{ReadError, Wanted};
 use write::WriteError;
 
 /// What `verify` reads beside Nodes.
-const ALSO_POLICIES: Wanted = Wanted {
+const ALSO_POLICIES: Wanted<'_> = Wanted {
     policies: true,
     in_touch: None,
 };

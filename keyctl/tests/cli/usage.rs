@@ -108,6 +108,23 @@ fn every_shell_has_completions() {
     assert!(ran.output.contains("kubectl-podwire"), "{}", ran.output);
 }
 
+/// What bash offers after each command; the shell code around it is clap's.
+#[test]
+fn what_is_completed_reads_as_it_is_kept() {
+    let ran = run(&mut keyctl(&["completion", "bash"]));
+    let mut offered = String::new();
+    for line in ran.output.lines().map(str::trim) {
+        let words = line.strip_prefix("opts=\"");
+        let words = words.map_or("", |words| words.trim_end_matches('"').trim());
+        if !words.is_empty() {
+            offered += words;
+            offered.push('\n');
+        }
+    }
+    let expected = include_str!("../expected/completion-bash.txt");
+    assert!(offered == expected, "{offered}");
+}
+
 #[test]
 fn the_version_is_the_packages() {
     let expected = concat!("keyctl ", env!("CARGO_PKG_VERSION"), "\n");
