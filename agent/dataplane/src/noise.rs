@@ -33,8 +33,10 @@ use crate::timers::{
     REKEY_TIMEOUT, REUSE_UNTIL,
 };
 
+mod flight;
 mod outcome;
 
+pub(crate) use flight::Flight;
 pub(crate) use outcome::{Accepted, CookieCheck, Due, Received};
 
 /// How many packets a datagram may arrive late in a session before boringtun takes it for a replay.
@@ -117,17 +119,6 @@ struct Session {
     index: u32,
     /// The `Tunn`'s clock when it was made.
     created: Instant,
-}
-
-/// A handshake of ours that waits for its response.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Flight {
-    /// When its first initiation was made.
-    pub(crate) started: Instant,
-    /// When its latest was made.
-    pub(crate) latest: Instant,
-    /// Initiations so far.
-    pub(crate) attempts: u32,
 }
 
 /// One `Tunn` with the mirror of its state.
@@ -300,6 +291,12 @@ impl Tunnel {
         matches!(self.update(now, output), Some(Due::Initiation)) || self.repeat(now, output)
     }
 
+    /// Makes the next initiation of a handshake that another tunnel has begun.
+    pub(crate) fn take_over(&mut self, flight: Flight, now: Instant, output: &mut [u8]) -> bool {
+        self.flight = Some(flight.handed_over());
+        matches!(self.update(now, output), Some(Due::Initiation)) || self.repeat(now, output)
+    }
+
     /// Makes one more initiation of the handshake in flight, before its retry is due.
     pub(crate) fn repeat(&mut self, now: Instant, output: &mut [u8]) -> bool {
         let Ok(initiation) = message(self.tunn.format_handshake_initiation(output, true)) else {
@@ -312,13 +309,10 @@ impl Tunnel {
     /// An initiation with this index is on its way.
     fn depart(&mut self, index: u32, now: Instant) {
         self.last_index = index;
-        let flight = self.flight.get_or_insert(Flight {
-            started: now,
-            latest: now,
-            attempts: 0,
-        });
-        flight.latest = now;
-        flight.attempts += 1;
+        match &mut self.flight {
+            Some(flight) => flight.repeat(now),
+            None => self.flight = Some(Flight::begin(now)),
+        }
     }
 
     /// Answers an initiation.

@@ -83,6 +83,9 @@ struct Member {
     own_key: Arc<LaneKey>,
     slot: Slot,
     replaced: Option<Instant>,
+    /// Replaced by keys that the peer has taken up without losing its sessions: nothing is lost
+    /// while these last, so their successor waits for its turn or for their own rekey.
+    is_unhurried: bool,
 }
 
 impl Member {
@@ -98,7 +101,7 @@ impl Member {
 struct Pending {
     due: Instant,
     slot: Slot,
-    message: Box<[u8; INITIATION_LENGTH]>,
+    message: [u8; INITIATION_LENGTH],
     attempt: u32,
 }
 
@@ -126,8 +129,9 @@ pub(crate) struct SessionSet {
     wanted_due: Option<Instant>,
     /// For how long it is not asked for again after it was confirmed.
     turn_after: Duration,
-    /// The peer gives no sign when it is asked by the newest keys.
-    is_doubted: bool,
+    /// Which of the identities is wanted that the peer may know: not the first while nobody answers
+    /// to it.
+    turn: usize,
     /// The own key by which the peer has shown to know this node.
     seen_on: Option<PublicKey>,
     /// Live sessions were closed since their keys are revoked.
@@ -142,7 +146,7 @@ pub(crate) struct SessionSet {
     is_requested: bool,
     /// The peer's initiation was left without an answer, since ours goes first.
     is_passed_over: bool,
-    pending: Option<Pending>,
+    pending: Option<Box<Pending>>,
     /// Whose initiation of ours went out last, and when, until it is answered.
     asked: Option<(Slot, Instant)>,
     confirmation: Option<Confirmation>,
@@ -165,7 +169,7 @@ impl SessionSet {
         let (own, own_epoch) = (Arc::clone(&context.peer.own), context.own_epoch.number());
         let wanted = Identity {
             own: *own.lane(context.lane).base.public_key(),
-            peer: theirs.wanted(false),
+            peer: theirs.choices()[0],
             epoch: theirs.epoch,
             own_epoch,
         };
@@ -177,7 +181,7 @@ impl SessionSet {
             wanted,
             wanted_due: None,
             turn_after: keys::TURN_AFTER,
-            is_doubted: false,
+            turn: 0,
             seen_on: None,
             is_cut: false,
             members: Vec::new(),
@@ -312,6 +316,7 @@ impl SessionSet {
             own_key,
             slot,
             replaced: None,
+            is_unhurried: false,
         })
     }
 

@@ -10,7 +10,7 @@ use crate::batch::UnderlayBatch;
 use crate::drop_reason::DropReason;
 use crate::endpoint::Endpoint;
 use crate::message::INITIATION_LENGTH;
-use crate::noise::{Accepted, HANDSHAKE_ROOM};
+use crate::noise::{Accepted, Flight, HANDSHAKE_ROOM};
 use crate::timers::REKEY_TIMEOUT;
 
 /// Time in which an answer comes if at all, and initiations of both ends count as crossing: several
@@ -76,6 +76,24 @@ impl SessionSet {
         Ok(())
     }
 
+    /// Goes on with a handshake for the identity that is wanted now. The output has
+    /// [`HANDSHAKE_ROOM`].
+    pub(super) fn take_over(
+        &mut self,
+        flight: Flight,
+        context: &Context<'_>,
+        send: &mut UnderlayBatch,
+        delay: Duration,
+    ) {
+        let Some(index) = self.initiator(context) else {
+            return;
+        };
+        let tunnel = &mut self.members[index].tunnel;
+        if tunnel.take_over(flight, context.now, send.room()) {
+            self.post_initiation(index, context, send, Some(delay));
+        }
+    }
+
     /// Sends the initiation at the front of the output's room, or holds it back.
     pub(super) fn post_initiation(
         &mut self,
@@ -93,15 +111,15 @@ impl SessionSet {
             self.send_initiation(member.slot, attempt, context, send);
             return;
         };
-        let mut message = Box::new([0; INITIATION_LENGTH]);
+        let mut message = [0; INITIATION_LENGTH];
         message.copy_from_slice(&send.room()[..INITIATION_LENGTH]);
         let due = context.now + delay;
-        self.pending = Some(Pending {
+        self.pending = Some(Box::new(Pending {
             due,
             slot: member.slot,
             message,
             attempt,
-        });
+        }));
     }
 
     pub(super) fn send_initiation(
@@ -408,6 +426,7 @@ impl SessionSet {
                 && !other.tunnel.is_confirmed(context.now);
             if !is_underway {
                 other.replaced.get_or_insert(context.now);
+                other.is_unhurried = false;
             }
         }
     }

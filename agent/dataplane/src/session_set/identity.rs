@@ -40,11 +40,19 @@ impl PeerKeys {
         })
     }
 
-    /// The key that the peer is asked by: it has the next one before it announces it, unless there
-    /// is reason for doubt.
-    pub(super) fn wanted(&self, is_doubted: bool) -> PublicKey {
-        let next = self.next.filter(|_| !is_doubted);
-        next.unwrap_or(self.current)
+    /// The keys that the peer may be asked by, the best one first: it has the next one before it
+    /// announces it, unless the record is not of the peer as it is now.
+    pub(super) fn choices(&self) -> [PublicKey; 2] {
+        match self.next {
+            Some(next) => [next, self.current],
+            None => [self.current, self.previous.unwrap_or(self.current)],
+        }
+    }
+
+    /// Whether these follow the keys of `before` with nothing lost in between: a peer that has lost
+    /// its keys, and its sessions with them, has one that it never announced.
+    pub(super) fn continue_from(&self, before: &Self) -> bool {
+        before.names(&self.current)
     }
 
     pub(super) fn names(&self, key: &PublicKey) -> bool {

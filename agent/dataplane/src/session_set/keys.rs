@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::identity::PeerKeys;
-use super::{Context, Identity, SessionSet};
+use super::{Context, Identity, Member, SessionSet};
 use crate::jitter::JITTER_MAX;
-use crate::noise::LaneKey;
+use crate::noise::{Flight, LaneKey};
 use crate::timers::REKEY_AFTER_TIME;
 
 /// Handshakes a second with which all peers together follow a change of one node's keys: half of
@@ -18,9 +18,12 @@ const FOLLOWING_TIME_MAX: Duration = Duration::from_secs(120);
 /// after it was confirmed: it may have lost its sessions and hear of the keys again. If it means
 /// to, then each time is twice as long, up to a rekey: the ends would else take turns for ever.
 pub(super) const TURN_AFTER: Duration = Duration::from_secs(5);
-/// Initiations without any sign of the peer after which it is asked by the keys that every record
-/// has: it may have started again and know no others.
+/// Initiations without an answer after which a handshake goes on under another identity.
 const DOUBT_AFTER: u32 = 3;
+/// What is asked for by turns when nobody answers: whether by the other own key than the one that
+/// the peer was seen to know, and whether for the other one of its keys. Both come first: a peer
+/// that was seen on the newest keys and went back to an old record knows none of them.
+const TURNS: [[bool; 2]; 4] = [[false, false], [true, true], [true, false], [false, true]];
 /// Time before the wanted identity is tried again when nobody answered: sessions of another live.
 pub(super) const WANTED_RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -34,21 +37,26 @@ impl SessionSet {
             return;
         }
         self.own_epoch = own_epoch;
-        let revocations = self.own.revocations;
+        let (revocations, theirs) = (self.own.revocations, self.theirs);
         if is_newer {
             self.version = context.peer.version;
             self.own = Arc::clone(&context.peer.own);
-            self.theirs =
-                PeerKeys::of(&context.peer.config.pair, context.lane).unwrap_or(self.theirs);
-            self.is_doubted = false;
+            self.theirs = PeerKeys::of(&context.peer.config.pair, context.lane).unwrap_or(theirs);
+            self.turn = 0;
         }
-        self.replace_members(self.own.revocations != revocations, context);
+        let is_continued = self.theirs.continue_from(&theirs);
+        self.replace_members(self.own.revocations != revocations, is_continued, context);
         self.want(context.lane);
     }
 
     /// Makes before it breaks: members that are not of the present keys and epochs send until a new
     /// one has completed a handshake. Only those of revoked keys end here.
-    fn replace_members(&mut self, are_own_revoked: bool, context: &Context<'_>) {
+    fn replace_members(
+        &mut self,
+        are_own_revoked: bool,
+        is_continued: bool,
+        context: &Context<'_>,
+    ) {
         let mut is_changed = false;
         for index in (0..self.members.len()).rev() {
             let member = &self.members[index];
@@ -60,7 +68,11 @@ impl SessionSet {
                 self.is_cut |= member.tunnel.has_session(context.now);
                 self.remove(index, context);
             } else if !self.is_present(&identity, context.lane) {
-                self.members[index].replaced.get_or_insert(context.now);
+                let is_of_now = self.is_of_these_epochs(&identity);
+                let member = &mut self.members[index];
+                let was_hurried = member.replaced.is_some() && !member.is_unhurried;
+                member.is_unhurried = is_continued && is_of_now && !was_hurried;
+                member.replaced.get_or_insert(context.now);
             } else {
                 continue;
             }
@@ -92,7 +104,11 @@ impl SessionSet {
     pub(super) fn is_present(&self, identity: &Identity, lane: usize) -> bool {
         self.own_key(identity, lane).is_some()
             && self.theirs.names(&identity.peer)
-            && (identity.epoch, identity.own_epoch) == (self.theirs.epoch, self.own_epoch)
+            && self.is_of_these_epochs(identity)
+    }
+
+    fn is_of_these_epochs(&self, identity: &Identity) -> bool {
+        (identity.epoch, identity.own_epoch) == (self.theirs.epoch, self.own_epoch)
     }
 
     /// Whether the own key of an identity was announced in vain: nobody is asked by it.
@@ -101,19 +117,25 @@ impl SessionSet {
         fading.is_some_and(|fading| *fading.public_key() == identity.own)
     }
 
-    /// Decides which identity handshakes are started for. The own newer key is used towards a peer
-    /// that has used it: another may not have heard of it yet.
-    pub(super) fn want(&mut self, lane: usize) {
+    /// The identity that is asked for in a turn. First the own newer key is used towards a peer
+    /// that has used it alone: another may not have heard of it yet.
+    fn identity(&self, turn: usize, lane: usize) -> Identity {
         let own = self.own.lane(lane);
-        let is_seen = |newer: &&Arc<LaneKey>| self.seen_on == Some(*newer.public_key());
-        let newer = own.newer.as_ref().filter(is_seen);
-        let asked_by = newer.filter(|_| !self.is_doubted).unwrap_or(&own.base);
-        let wanted = Identity {
-            own: *asked_by.public_key(),
-            peer: self.theirs.wanted(self.is_doubted),
+        let base = *own.base.public_key();
+        let newer = own.newer.as_ref().map_or(base, |newer| *newer.public_key());
+        let [other_own, other_peer] = TURNS[turn];
+        let is_newer = (self.seen_on == Some(newer)) != other_own;
+        Identity {
+            own: if is_newer { newer } else { base },
+            peer: self.theirs.choices()[usize::from(other_peer)],
             epoch: self.theirs.epoch,
             own_epoch: self.own_epoch,
-        };
+        }
+    }
+
+    /// Decides which identity handshakes are started for.
+    pub(super) fn want(&mut self, lane: usize) {
+        let wanted = self.identity(self.turn, lane);
         if wanted != self.wanted {
             self.wanted = wanted;
             self.wanted_due = None;
@@ -127,10 +149,10 @@ impl SessionSet {
         let identity = self.members[index].identity;
         let newer = self.own.lane(context.lane).newer.as_ref();
         let is_on_newer = newer.is_some_and(|n| self.seen_on == Some(*n.public_key()));
-        if is_asked || !is_on_newer || self.is_doubted {
+        let was_doubted = std::mem::take(&mut self.turn) > 0;
+        if is_asked || !is_on_newer || was_doubted {
             self.seen_on = Some(identity.own);
         }
-        self.is_doubted = false;
         self.want(context.lane);
         if identity == self.wanted {
             self.wanted_due = Some(context.now + self.turn_after);
@@ -141,21 +163,35 @@ impl SessionSet {
             if last.is_some_and(|(_, last)| last.identity != identity) {
                 self.turn_after = (self.turn_after * 2).min(REKEY_AFTER_TIME);
             }
+        } else if was_doubted {
+            // That was asked for in vain a moment ago.
+            self.wanted_due = Some(context.now + WANTED_RETRY_AFTER);
         }
     }
 
-    /// Asks a peer that gives no sign by the keys that every record has.
-    pub(super) fn doubt(&mut self, lane: usize) {
-        let flight = self
-            .target()
-            .and_then(|index| self.members[index].tunnel.flight());
-        let is_silent = flight.is_some_and(|flight| {
-            flight.attempts >= DOUBT_AFTER && self.heard.is_none_or(|at| at < flight.started)
-        });
-        if is_silent && !self.is_doubted {
-            self.is_doubted = true;
-            self.want(lane);
+    /// Whether member `index` is to leave its handshake to one for another identity, and what it
+    /// leaves: some initiations are not answered, and the peer gives no sign or the session that
+    /// packets go by needs a successor.
+    ///
+    /// What such a peer knows is unknown: it may have started again with records of before, or read
+    /// less of them, as an agent from before rotation does and a plain WireGuard peer. Where it
+    /// does not know where this node is, it asks for nothing, so this end goes through all that it
+    /// may know.
+    pub(super) fn doubt(&mut self, index: usize, context: &Context<'_>) -> Option<Flight> {
+        let Member {
+            tunnel, identity, ..
+        } = &self.members[index];
+        let flight = tunnel.flight()?;
+        let is_silent = self.heard.is_none_or(|at| at < flight.started);
+        let is_needed = is_silent || self.turn > 0 || self.sender(context.now) == Some(index);
+        if *identity != self.wanted || !is_needed || flight.own_attempts() <= DOUBT_AFTER {
+            return None;
         }
+        let mut turns = (1..TURNS.len()).map(|next| (self.turn + next) % TURNS.len());
+        self.turn = turns.find(|turn| self.identity(*turn, context.lane) != self.wanted)?;
+        self.want(context.lane);
+        self.members[index].replaced = Some(context.now);
+        Some(flight)
     }
 
     /// Whether packets go by another identity than the wanted one, and it is time to ask for that.

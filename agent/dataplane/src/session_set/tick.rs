@@ -50,7 +50,6 @@ impl SessionSet {
             self.tick_member(index, context, send, jitter)?;
         }
         self.repeat_soon(context, send)?;
-        self.doubt(context.lane);
         self.flush(context, send)?;
         let is_requested = std::mem::take(&mut self.is_requested);
         // No packet waits for these.
@@ -82,7 +81,7 @@ impl SessionSet {
             return Err(OutputFull);
         }
         if let Some(pending) = self.pending.take() {
-            send.room()[..INITIATION_LENGTH].copy_from_slice(&*pending.message);
+            send.room()[..INITIATION_LENGTH].copy_from_slice(&pending.message);
             self.send_initiation(pending.slot, pending.attempt, context, send);
         }
         Ok(())
@@ -134,10 +133,11 @@ impl SessionSet {
     ) -> Result<(), OutputFull> {
         let is_fading = self.is_fading(&self.members[index].identity, context.lane);
         let member = &mut self.members[index];
-        // One that is replaced starts no handshakes, and one without a session has nothing to do: a
-        // tick would only let boringtun expire it.
+        // One that is replaced starts no handshakes and has nothing to do, unless it serves for a
+        // while yet; nor has one without a session: a tick would only let boringtun expire it.
         let tunnel = &mut member.tunnel;
-        if member.replaced.is_some()
+        let is_replaced = member.replaced.is_some();
+        if (is_replaced && !member.is_unhurried)
             || !(tunnel.has_session(context.now) || tunnel.flight().is_some())
         {
             return Ok(());
@@ -147,8 +147,14 @@ impl SessionSet {
         }
         match tunnel.tick(context.now, send.room()) {
             // It is time to, but the peer may not take this key any more: another one is asked by.
-            Some(Due::Initiation) if is_fading => member.replaced = Some(context.now),
-            Some(Due::Initiation) => self.post_initiation(index, context, send, Some(jitter)),
+            Some(Due::Initiation) if is_fading || is_replaced => {
+                member.replaced.get_or_insert(context.now);
+                member.is_unhurried = false;
+            }
+            Some(Due::Initiation) => match self.doubt(index, context) {
+                Some(flight) => self.take_over(flight, context, send, jitter),
+                None => self.post_initiation(index, context, send, Some(jitter)),
+            },
             Some(Due::Keepalive(length)) => {
                 if let Some(endpoint) = self.endpoint(context) {
                     send.commit_front(context.lane, endpoint, length);
@@ -175,12 +181,12 @@ impl SessionSet {
         let Some(confirmed) = sender.tunnel.confirmed_at(context.now) else {
             return false;
         };
-        let is_replaced = sender.replaced.is_some();
         // As responder of an attempt that came to nothing boringtun leaves the rekey to the peer.
         let rekey_at = confirmed + REKEY_AFTER_TIME;
-        let is_late = context.now.saturating_duration_since(confirmed)
-            >= REKEY_AFTER_TIME + REKEY_GRACE
-            && self.sent.is_some_and(|sent| sent > rekey_at);
+        let is_used = self.sent.is_some_and(|sent| sent > rekey_at);
+        let is_late = is_used && context.now >= rekey_at + REKEY_GRACE;
+        // Until then the next one has its own time: see `is_following_due`.
+        let is_replaced = sender.replaced.is_some() && (is_used || !sender.is_unhurried);
         is_replaced || is_late
     }
 }

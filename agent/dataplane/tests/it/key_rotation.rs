@@ -1,8 +1,9 @@
 //! Keys change, of one end or of both, and no packet is lost.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use podwire_core::key::PublicKey;
 use podwire_dataplane::DropReason;
 
 use crate::nat::hidden;
@@ -612,10 +613,17 @@ fn a_large_mesh_follows_an_announcement_over_some_seconds() {
     }
     network.run(seconds(6));
     network.clear_log();
-    let start = network.now - network.start;
+    let start = network.now;
     network.step(0, Step::Announce);
     network.run(seconds(3));
     assert!(network.is_confirmed(0));
+    assert_spread(&network, start);
+}
+
+/// Asserts that 149 pairs have made one handshake each in the 3 s since `start`, not all at once.
+#[track_caller]
+fn assert_spread(network: &Network, start: Instant) {
+    let start = start - network.start;
     let asked = |from: Duration, to: Duration| {
         let log = network.log.iter();
         let asked = log.filter(|(_, transit)| transit.kind() == 1);
@@ -629,6 +637,96 @@ fn a_large_mesh_follows_an_announcement_over_some_seconds() {
         let from = milliseconds(250 * part);
         let part = asked(from, from + milliseconds(250));
         assert!(part <= 55, "{part} in 250 ms from {from:?}");
+    }
+}
+
+/// 149 nodes and node 0 talk for a while; `count` packets each way so far.
+fn talk_to_all(network: &mut Network, count: &mut u32, duration: Duration) {
+    let end = network.now + duration;
+    while network.now < end {
+        for node in 1..150 {
+            network.ping(
+                node,
+                0,
+                *count * 149 + u32::try_from(node - 1).expect("few"),
+            );
+            network.ping(0, node, *count);
+        }
+        *count += 1;
+        network.run(milliseconds(250));
+    }
+}
+
+#[test]
+fn a_large_mesh_leaves_keys_that_are_given_up_over_some_seconds() {
+    for steps in [
+        &[Step::Announce, Step::Withdraw][..],
+        // Before they have come to the new ones.
+        &[Step::Announce, Step::Promote, Step::Retire],
+    ] {
+        let mut network = Network::new(&[1; 150]);
+        let mut count = 0;
+        for node in 1..150 {
+            network.ping(node, 0, u32::try_from(node - 1).expect("few"));
+            network.ping(0, node, 0);
+            network.run(milliseconds(10));
+        }
+        count += 1;
+        talk_to_all(&mut network, &mut count, seconds(6));
+        let Some((last, before)) = steps.split_last() else {
+            continue;
+        };
+        for step in before {
+            network.change_keys(0, *step);
+        }
+        network.publish();
+        if *last == Step::Withdraw {
+            talk_to_all(&mut network, &mut count, seconds(6));
+            assert!(network.is_confirmed(0));
+        }
+        network.clear_log();
+        let start = network.now;
+        network.step(0, *last);
+        talk_to_all(&mut network, &mut count, seconds(3));
+        assert_spread(&network, start);
+        network.assert_all_delivered(0, count * 149);
+        for node in 1..150 {
+            network.assert_all_delivered(node, count);
+            let key = network.lane_status(node, 0, 0).confirmed_key;
+            assert_eq!(key, Some(network.record(0).pair.lanes[0].key), "{node}");
+        }
+    }
+}
+
+#[test]
+fn sessions_of_any_age_last_until_a_mesh_of_thousands_has_left_a_withdrawn_key() {
+    for age in [1, 100, 118] {
+        let mut network = Network::far(&[1, 1]);
+        let template = network.record(1);
+        for number in 0..12_000_u32 {
+            let mut stranger = template.clone();
+            let mut key = [9; 32];
+            key[..4].copy_from_slice(&number.to_le_bytes());
+            stranger.pair.lanes[0].key = PublicKey::from_bytes(key).expect("a key");
+            (stranger.uid, stranger.allowed_ips) = (format!("stranger-{number}"), Vec::new());
+            let name = format!("stranger-{number}").parse().expect("a name");
+            network.strangers.insert(name, stranger);
+        }
+        network.publish();
+        let mut talk = Talk::new(&network);
+        talk.run(&mut network, seconds(5));
+        network.step(0, Step::Announce);
+        while !network.status(0, 1).is_on_newer() {
+            assert!(network.now < network.start + seconds(130), "not confirmed");
+            talk.run(&mut network, seconds(1));
+        }
+        talk.run(&mut network, seconds(age));
+        network.step(0, Step::Withdraw);
+        talk.run(&mut network, RETIRE_AFTER);
+        network.step(0, Step::Forget);
+        talk.run(&mut network, seconds(100));
+        talk.assert_all_delivered(&mut network);
+        talk.assert_few_handshakes(&network, 4);
     }
 }
 

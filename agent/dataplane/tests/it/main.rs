@@ -10,6 +10,7 @@ mod mangled;
 mod nat;
 mod outages;
 mod packets;
+mod parted;
 mod peers;
 mod rekey;
 mod replays;

@@ -144,6 +144,8 @@ pub(crate) struct Network {
     /// Every datagram that was sent, lost or not.
     pub(crate) log: Vec<(Duration, Transit)>,
     pub(crate) random: u64,
+    /// Peers of every node that are nowhere.
+    pub(crate) strangers: BTreeMap<NodeName, PeerConfig>,
     datagrams: UnderlayBatch,
     send: UnderlayBatch,
     packets: OverlayBatch,
@@ -172,6 +174,7 @@ impl Network {
             delay: None,
             log: Vec::new(),
             random: 0x5eed,
+            strangers: BTreeMap::new(),
             datagrams: UnderlayBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
             send: UnderlayBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
             packets: OverlayBatch::with_capacity(BATCH_BYTES, BATCH_LENGTH),
@@ -290,7 +293,8 @@ impl Network {
     pub(crate) fn publish_to(&mut self, number: usize) {
         let others = (0..self.nodes.len()).filter(|other| *other != number);
         let peers = others.map(|other| (self.nodes[other].name.clone(), self.record(other)));
-        let peers = peers.collect();
+        let strangers = self.strangers.clone();
+        let peers = strangers.into_iter().chain(peers).collect();
         self.nodes[number].device.set_peers(&peers, self.now);
     }
 
