@@ -56,9 +56,9 @@ fn tell(network: &mut Network, to: usize, of: usize, record: PeerConfig) {
     network.nodes[to].device.set_peers(&peers, network.now);
 }
 
-/// Starts both ends again, each with what it has of itself and of the other for good. Whether node
-/// 0 reaches node 1, which asks for nothing.
-fn meet(own: [Standing; 2], told_to: [Standing; 2]) -> bool {
+/// Starts both ends again, each with what it has of itself and of the other for good, and nothing
+/// arrives for so many seconds. Whether node 0 then reaches node 1, which asks for nothing.
+fn meet(own: [Standing; 2], told_to: [Standing; 2], away: u32) -> bool {
     let mut network = hidden(&[1, 1]);
     let records = [
         bring_to(&mut network, 0, told_to[1]),
@@ -77,14 +77,25 @@ fn meet(own: [Standing; 2], told_to: [Standing; 2]) -> bool {
         tell(&mut network, number, other, record);
     }
     network.clear_log();
-    for n in 0..80 {
+    let mut filter = Some(network.lose(|_| true));
+    for n in 0..80 + away {
+        if n >= away {
+            filter
+                .take()
+                .into_iter()
+                .for_each(|lost| network.heal(lost));
+        }
         network.ping(0, 1, n);
         network.run(seconds(1));
     }
     let initiations = network.count(0, 1);
-    assert!(initiations <= 20, "{initiations} for {own:?}, {told_to:?}");
+    let most = 20 + usize::try_from(away).expect("small") / 5;
+    assert!(
+        initiations <= most,
+        "{initiations} for {own:?}, {told_to:?}"
+    );
     let arrived = network.nodes[1].sequence();
-    (60..80).all(|n| arrived.contains(&n))
+    (60 + away..80 + away).all(|n| arrived.contains(&n))
 }
 
 #[test]
@@ -96,10 +107,24 @@ fn ends_that_have_a_key_of_each_other_meet_whatever_else_they_know() {
         for told_to_0 in STANDINGS {
             for told_to_1 in STANDINGS {
                 let is_possible = own[0].meets(told_to_1) && own[1].meets(told_to_0);
-                let is_met = meet(*own, [told_to_0, told_to_1]);
+                let is_met = meet(*own, [told_to_0, told_to_1], 0);
                 assert_eq!(is_met, is_possible, "{own:?}, {told_to_0:?}, {told_to_1:?}");
             }
         }
+    }
+}
+
+#[test]
+fn a_peer_that_was_away_for_some_turns_is_met_by_the_first_identity_too() {
+    for away in (5..80).step_by(15) {
+        assert!(
+            meet([Announced, Before], [Before, Before], away),
+            "{away} s"
+        );
+        assert!(
+            meet([Before, Before], [Announced, Before], away),
+            "{away} s"
+        );
     }
 }
 
