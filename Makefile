@@ -41,7 +41,7 @@ test: setup ## Every test that fits a working day: units, properties, simulated 
 	$(CARGO) $(SUITES) --features podwire-dataplane/sim --test it
 
 .PHONY: test-interop
-test-interop: setup ## With other people's WireGuard, through a rekey (needs Go)
+test-interop: setup ## With other people's WireGuard, through a rekey and a rotation (needs Go)
 	@command -v go >/dev/null || { echo "test-interop: Go is missing: https://go.dev/doc/install" >&2; exit 1; }
 	$(CARGO) $(SUITES) --test interop
 
@@ -107,7 +107,7 @@ deny: ## Licences, sources and duplicate crates of every dependency (needs cargo
 soak: build servers ## What takes longer than a test may; its results go to tests/results (needs Go and root)
 	$(LONG) --test soak
 	PODWIRE_SOAK=1 $(LONG) --test kubernetes -- an_agent_among_thousands
-	PODWIRE_SOAK=1 $(LONG) --test faults --test healing --test attacks --test chaos
+	PODWIRE_SOAK=1 $(LONG) --test faults --test healing --test attacks --test chaos --test interop
 	$(MAKE) conformance
 	$(MAKE) fuzz
 

@@ -274,6 +274,16 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Takes a kubelet's credentials: the API server, which is started again, knows them no more.
+    ///
+    /// # Errors
+    /// The file system's, and as [`Self::start_server`].
+    pub fn revoke_kubelet(&self, node: &str) -> Result<()> {
+        let tokens = static_tokens::file_without(&kubelet_token(node));
+        self.layout.write("tokens.csv", &tokens)?;
+        self.restart_server(Server::ApiServer)
+    }
+
     /// Waits until the API server says that it is ready.
     fn wait_ready(&self) -> Result<()> {
         let what = "the API server to be ready";

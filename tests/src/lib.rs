@@ -62,6 +62,7 @@ mod sender;
 pub mod sniffer;
 pub mod suite;
 mod testbed;
+pub mod thief;
 mod topology;
 mod traffic;
 pub mod train;
@@ -71,6 +72,7 @@ mod underlay;
 mod until;
 pub mod whole_program;
 pub mod wire;
+pub mod wireguard_daemon;
 
 pub use address::{Family, IpVersion};
 pub use bystanders::Bystanders;

@@ -71,6 +71,14 @@ impl Uapi {
         Ok(received_bytes(&self.ask("get=1\n")?))
     }
 
+    /// Whether a handshake with any peer has been completed since it was configured.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub fn has_handshake(&self) -> Result<bool> {
+        Ok(has_handshake(&self.ask("get=1\n")?))
+    }
+
     fn ask(&self, request: &str) -> Result<String> {
         let name = self.path.display();
         let mut stream = UnixStream::connect(&self.path)
@@ -106,6 +114,13 @@ fn received_bytes(answer: &str) -> u64 {
         .sum()
 }
 
+fn has_handshake(answer: &str) -> bool {
+    let mut times = answer
+        .lines()
+        .filter_map(|line| line.strip_prefix("last_handshake_time_sec="));
+    times.any(|seconds| seconds != "0")
+}
+
 fn hex(key: &[u8; 32]) -> String {
     key.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -122,6 +137,14 @@ mod tests {
         let answer = "listen_port=1\npublic_key=aa\nrx_bytes=5\ntx_bytes=9\npublic_key=bb\n\
                       rx_bytes=7\nerrno=0\n\n";
         assert_eq!(received_bytes(answer), 12);
+    }
+
+    #[test]
+    fn a_handshake_of_any_peer_counts_once_it_has_a_time() {
+        let never = "public_key=aa\nlast_handshake_time_sec=0\nlast_handshake_time_nsec=0\n";
+        assert!(!has_handshake(never));
+        let once = format!("{never}public_key=bb\nlast_handshake_time_sec=1767225600\n");
+        assert!(has_handshake(&once));
     }
 
     #[test]

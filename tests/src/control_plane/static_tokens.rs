@@ -52,3 +52,15 @@ pub(super) fn file() -> String {
     }
     text
 }
+
+/// The file without one of them.
+pub(super) fn file_without(token: &str) -> String {
+    let is_left = |line: &&str| line.split(',').next() != Some(token);
+    let file = file();
+    file.lines()
+        .filter(is_left)
+        .fold(String::new(), |mut text, line| {
+            let _ = writeln!(text, "{line}");
+            text
+        })
+}

@@ -1,11 +1,13 @@
-//! Lane 0 with other people's WireGuard, in both roles, over both versions of IP, through a rekey.
+//! Lane 0 with other people's WireGuard, in both roles, over both versions of IP, through a rekey
+//! and through a rotation of keys.
 //!
 //! `make test-interop` runs it; plain `cargo test` does not (`test = false` in the manifest): it
 //! builds programs of others, one of them with Go.
 
 mod foreign_node;
+mod rotation;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -14,12 +16,17 @@ use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::agent_view::{CONVERGENCE, peer, wait_status};
 use podwire_testbed::foreign_wireguard::{BORINGTUN_CLI, ForeignWireguard, WIREGUARD_GO};
 use podwire_testbed::suite::{self, Case, Context};
-use podwire_testbed::{Family, IpVersion, Iperf, IperfDirection, Testbed, Topology, matrix, until};
+use podwire_testbed::{
+    Family, IpVersion, Iperf, IperfDirection, Testbed, Topology, matrix, until, wireguard_daemon,
+};
 
 use foreign_node::ForeignNode;
 
 /// Its name in tests, what it is, and its program once it is built.
 type Foreign = (&'static str, ForeignWireguard, OnceLock<PathBuf>);
+
+/// A sentence, and what it says as code, with the program of the other WireGuard.
+pub(crate) type RotationTest = (&'static str, fn(&Context, &Path) -> Result<()>);
 
 /// Those that others run; each with its program, built before the tests.
 static FOREIGN: [Foreign; 2] = [
@@ -27,14 +34,16 @@ static FOREIGN: [Foreign; 2] = [
     ("boringtun_cli", BORINGTUN_CLI, OnceLock::new()),
 ];
 
-/// Tests at a time: all of them wait for the same two minutes.
-const AT_A_TIME: usize = 8;
+/// Tests at a time: all of them, which wait for the same two or three minutes.
+const AT_A_TIME: usize = 11;
 
 /// Who makes the first handshake, and so each rekey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Initiator {
     Podwire,
     Foreign,
+    /// Each knows where the other is.
+    Either,
 }
 
 fn main() -> ExitCode {
@@ -50,6 +59,29 @@ fn main() -> ExitCode {
             }
         }
     }
+    let cases = if suite::is_soak() {
+        cases_of(rotation::LONG_TESTS)
+    } else {
+        let mut cases = cases_of(rotation::TESTS);
+        cases.extend(rekeys());
+        cases
+    };
+    suite::run_cases(cases, AT_A_TIME)
+}
+
+/// With the reference, in Go.
+fn cases_of(tests: &'static [RotationTest]) -> Vec<Case> {
+    let case = |(name, test): &'static RotationTest| Case {
+        name: (*name).to_owned(),
+        test: Box::new(move |context| {
+            let (_, _, program) = &FOREIGN[0];
+            test(context, program.get().context("it was built")?)
+        }),
+    };
+    tests.iter().map(case).collect()
+}
+
+fn rekeys() -> Vec<Case> {
     let mut cases = Vec::new();
     for foreign in &FOREIGN {
         for version in [IpVersion::V4, IpVersion::V6] {
@@ -69,7 +101,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    suite::run_cases(cases, AT_A_TIME)
+    cases
 }
 
 /// WireGuard makes a new session when one is 120 s old and used.
@@ -103,14 +135,15 @@ fn interoperate(
     }
     bed.node(1).start_agent()?;
     bed.node(1).wait_ready()?;
-    let _foreign =
-        ForeignNode::start(&bed, program, version, initiator).with_context(|| foreign.version())?;
+    let own_key = wireguard_daemon::public_key(&bed, 1)?;
+    let _foreign = ForeignNode::start(&bed, 2, program, (version, initiator), &[(1, own_key)])
+        .with_context(|| foreign.version())?;
     wait_status(bed.node(1), "the foreign node for a peer", |status| {
         status.peers.encrypted == 1
     })?;
     let (one, two) = (bed.pod(1, 1).host(), bed.pod(2, 1).host());
     let first = match initiator {
-        Initiator::Podwire => (one, two),
+        Initiator::Podwire | Initiator::Either => (one, two),
         Initiator::Foreign => (two, one),
     };
     until(CONVERGENCE, "the first packet", || {

@@ -6,6 +6,7 @@
 mod cluster;
 mod compromised;
 mod daemon_set;
+mod evicted;
 mod identity;
 mod leaving;
 mod lost;
@@ -25,13 +26,14 @@ use podwire_testbed::suite::{self, Test};
 
 fn main() -> ExitCode {
     #[expect(clippy::print_stderr, reason = "the reason of the exit code")]
-    if let Err(error) =
-        control_plane::build_servers().and_then(|()| podwire_testbed::keyctl::build())
+    if let Err(error) = control_plane::build_servers()
+        .and_then(|()| podwire_testbed::keyctl::build())
+        .and_then(|()| evicted::build())
     {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    let suites: [&[Test]; 13] = [
+    let suites: [&[Test]; 14] = [
         // The longest first.
         rest::TESTS,
         lost::TESTS,
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         records::TESTS,
         reading::TESTS,
         compromised::TESTS,
+        evicted::TESTS,
         cluster::TESTS,
         identity::TESTS,
         outage::TESTS,

@@ -10,6 +10,7 @@ mod measure;
 mod mode;
 mod outage;
 mod restart;
+mod revocation;
 
 use std::process::ExitCode;
 
@@ -22,12 +23,13 @@ fn main() -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    let measures: [&[Measure]; 7] = [
+    let measures: [&[Measure]; 8] = [
         healing::MEASURES,
         restart::MEASURES,
         mode::MEASURES,
         clock::MEASURES,
         outage::MEASURES,
+        revocation::MEASURES,
         full_speed::MEASURES,
         api_server::MEASURES,
     ];

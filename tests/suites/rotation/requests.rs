@@ -1,7 +1,7 @@
 //! What is asked of a node's keys: abort, revocation, and what is no request or comes too late.
 
 use anyhow::{Context as _, Result, ensure};
-use podwire_testbed::agent_view::{CONVERGENCE, peers};
+use podwire_testbed::agent_view::{CONVERGENCE, peer};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Testbed, Topology, matrix, until};
 
@@ -22,8 +22,8 @@ pub(crate) const TESTS: &[Test] = &[
     ),
 ];
 
-fn mesh(context: &Context) -> Result<std::sync::Arc<Testbed>> {
-    let topology = Topology::new().nodes(2).pods_per_node(1);
+fn mesh(context: &Context, nodes: u8) -> Result<std::sync::Arc<Testbed>> {
+    let topology = Topology::new().nodes(nodes).pods_per_node(1);
     let bed = context.mesh(&topology)?;
     matrix::all_reached(&bed.matrix().run())?;
     bed.capture().search_payloads(false)?;
@@ -31,7 +31,7 @@ fn mesh(context: &Context) -> Result<std::sync::Arc<Testbed>> {
 }
 
 fn aborted(context: &Context) -> Result<()> {
-    let bed = mesh(context)?;
+    let bed = mesh(context, 2)?;
     let key = annotation(&bed, 1, "public-key")?;
     loses_nothing(&bed, "abort", &[(1, 2)], || {
         settled(&bed, &[1])?;
@@ -53,31 +53,35 @@ fn aborted(context: &Context) -> Result<()> {
 }
 
 fn revoked(context: &Context) -> Result<()> {
-    let bed = mesh(context)?;
-    let key = annotation(&bed, 1, "public-key")?;
-    ask(&bed, 1, Verb::Revoke, 1)?;
-    until(PHASE_DEADLINE, "another key", || {
-        ensure!(annotation(&bed, 1, "public-key")? != key, "the same");
-        ensure!(generation(&bed, 1)? == 2, "not yet");
-        ensure!(
-            annotation(&bed, 1, "previous-public-key")?.is_empty(),
-            "kept"
-        );
-        Ok(())
+    let bed = mesh(context, 3)?;
+    let first = annotation(&bed, 1, "public-key")?;
+    loses_nothing(&bed, "between two others", &[(2, 3)], || {
+        let (key, before) = (annotation(&bed, 1, "public-key")?, generation(&bed, 1)?);
+        ask(&bed, 1, Verb::Revoke, before)?;
+        until(PHASE_DEADLINE, "another key", || {
+            ensure!(annotation(&bed, 1, "public-key")? != key, "the same");
+            ensure!(generation(&bed, 1)? == before + 1, "not yet");
+            ensure!(
+                annotation(&bed, 1, "previous-public-key")?.is_empty(),
+                "kept"
+            );
+            Ok(())
+        })
     })?;
     until(CONVERGENCE, "the mesh to be whole", || {
         matrix::all_reached(&bed.matrix().run())
     })?;
-    let row = peers(bed.node(2))?.into_iter().next().context("a peer")?;
-    ensure!(
-        row.public_key == Some(annotation(&bed, 1, "public-key")?),
-        "{row:?}"
-    );
+    let key = annotation(&bed, 1, "public-key")?;
+    ensure!(key != first, "the first key");
+    for number in [2, 3] {
+        let row = peer(bed.node(number), "node-1")?;
+        ensure!(row.public_key.as_ref() == Some(&key), "{row:?}");
+    }
     Ok(())
 }
 
 fn of_no_effect(context: &Context) -> Result<()> {
-    let bed = mesh(context)?;
+    let bed = mesh(context, 2)?;
     let record = |number| {
         let path = bed.directory().record_path(bed.node(number).name());
         std::fs::read_to_string(path).context("a record")

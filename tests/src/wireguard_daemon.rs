@@ -1,0 +1,140 @@
+//! Other people's WireGuard as a process on a node.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::address::IpVersion;
+use crate::agent_view::status;
+use crate::testbed::{Testbed, WIREGUARD_PORTS};
+use crate::uapi::{Peer, Uapi};
+use crate::until::until;
+
+/// Where it listens, as Podwire's lane 0 does.
+pub const PORT: u16 = WIREGUARD_PORTS.start;
+
+/// A path of 1,500 bytes less what WireGuard needs over IPv6.
+const MTU: u16 = 1420;
+
+const START_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A private or a public one.
+pub type Key = [u8; 32];
+
+/// It ends with this value.
+#[derive(Debug)]
+pub struct WireguardDaemon {
+    process: Child,
+    interface: String,
+}
+
+impl WireguardDaemon {
+    /// Starts it on a node, one of those that [`crate::foreign_wireguard`] builds.
+    ///
+    /// # Errors
+    /// When it ends, or says nothing.
+    pub fn start(bed: &Testbed, number: u8, program: &Path) -> Result<Self> {
+        // Sockets of all interfaces are in one folder.
+        let interface = format!("wg{}-{number}", bed.node(1).agent_pid()?);
+        let path = bed.folder().join(format!("logs/{interface}.log"));
+        let log = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        let mut command = Command::new(program);
+        command.arg("--foreground");
+        if program.ends_with("boringtun-cli") {
+            // It would give up being root of the user namespace, and with it the device.
+            command.arg("--disable-drop-privileges");
+        }
+        command
+            .arg(&interface)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let process = bed.node(number).namespace().spawn(command)?;
+        let socket = format!("/var/run/wireguard/{interface}.sock");
+        let mut daemon = Self { process, interface };
+        until(START_DEADLINE, "the daemon's socket", || {
+            let ended = daemon.process.try_wait()?;
+            ensure!(ended.is_none(), "it ended: {ended:?}");
+            UnixStream::connect(&socket)?;
+            Ok(())
+        })?;
+        Ok(daemon)
+    }
+
+    /// The name of its device.
+    #[must_use]
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Where it is configured.
+    #[must_use]
+    pub fn uapi(&self) -> Uapi {
+        Uapi::of(&self.interface)
+    }
+
+    /// Sets its device up, and sends by it what is for the pods of `others`.
+    ///
+    /// # Errors
+    /// ip's.
+    pub fn route(&self, bed: &Testbed, number: u8, others: &[u8]) -> Result<()> {
+        let interface = &self.interface;
+        let mut lines = vec![format!("link set {interface} mtu {MTU} up")];
+        for other in others {
+            let cidrs = bed.node(*other).manifest().pod_cidrs.into_iter();
+            lines.extend(cidrs.map(|cidr| format!("route add {cidr} dev {interface}")));
+        }
+        bed.node(number).namespace().ip(&lines)
+    }
+}
+
+impl Drop for WireguardDaemon {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Where lane 0 of a node is.
+///
+/// # Errors
+/// When the underlay has no such version.
+pub fn endpoint(bed: &Testbed, number: u8, version: IpVersion) -> Result<SocketAddr> {
+    let address = bed.node(number).host().address(version)?;
+    Ok(SocketAddr::new(address, PORT))
+}
+
+/// A node as its peers configure it.
+#[must_use]
+pub fn peer(bed: &Testbed, number: u8, public_key: Key, endpoint: Option<SocketAddr>) -> Peer {
+    Peer {
+        public_key,
+        endpoint,
+        allowed_ips: bed.node(number).manifest().pod_cidrs,
+    }
+}
+
+/// The public key of a node's lane 0, as its agent shows it.
+///
+/// # Errors
+/// When the agent does not answer, or has no key.
+pub fn public_key(bed: &Testbed, number: u8) -> Result<Key> {
+    decode(&status(bed.node(number))?.public_key.context("no key")?)
+}
+
+/// A key out of its text.
+///
+/// # Errors
+/// When it is none.
+pub fn decode(key: &str) -> Result<Key> {
+    let key = STANDARD.decode(key).map_err(|error| anyhow!("{error}"))?;
+    key.as_slice().try_into().context("not a key")
+}
