@@ -212,8 +212,8 @@ fn given_in_time(context: &Context, program: &Path) -> Result<()> {
 }
 
 /// Waits for a phase of node 1 in counts of some seconds, one after the other, of which that with
-/// its begin has to be whole. In minutes, with their rekeys, wireguard-go loses a datagram or two
-/// of what it sends, also to the node beside.
+/// its begin has to be whole: over minutes, a datagram or two of what wireguard-go sends is lost,
+/// also to the node beside, which does not rotate.
 fn through(bed: &Testbed, phase: &str, deadline: Duration) -> Result<()> {
     let streams = until(deadline, &format!("a count with {phase:?}"), || {
         let streams = Streams::begin(bed)?;
