@@ -16,6 +16,29 @@ use crate::underlay::port;
 /// The grain of a loss rate.
 const PER: u32 = 100_000;
 
+/// Which of an agent's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Messages {
+    /// Those that carry a packet of a pod.
+    Packets,
+    /// Handshakes and keepalives.
+    Others,
+}
+
+impl Messages {
+    /// Matches of nft, one for each of its rules. Transport data is type 4, the first byte behind
+    /// the UDP header; a keepalive has nothing but 32 bytes of its own.
+    fn matches(self) -> &'static [&'static str] {
+        match self {
+            Self::Packets => &["meta l4proto udp @th,64,8 4 udp length > 40 "],
+            Self::Others => &[
+                "meta l4proto udp @th,64,8 < 4 ",
+                "meta l4proto udp @th,64,8 4 udp length <= 40 ",
+            ],
+        }
+    }
+}
+
 /// What happens to whose packets. It never touches ARP; IPv6 neighbour discovery between two
 /// nodes' own addresses it does.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +48,7 @@ pub struct Impairment {
     to: Option<u8>,
     udp_port: Option<u16>,
     version: Option<IpVersion>,
+    messages: Option<Messages>,
 }
 
 impl Impairment {
@@ -47,6 +71,7 @@ impl Impairment {
             to: None,
             udp_port: None,
             version: None,
+            messages: None,
         }
     }
 
@@ -84,6 +109,13 @@ impl Impairment {
         self
     }
 
+    /// Only these messages of agents: so those that were lost are counted apart.
+    #[must_use]
+    pub fn messages(mut self, messages: Messages) -> Self {
+        self.messages = Some(messages);
+        self
+    }
+
     pub(crate) fn target(&self) -> Option<u8> {
         self.to
     }
@@ -118,15 +150,17 @@ impl Impairment {
             Some(IpVersion::V4) => "ip",
             Some(IpVersion::V6) => "ip6",
         };
-        addresses
-            .iter()
-            .map(|address| {
+        let messages = self.messages.map_or(&[""] as &[&str], Messages::matches);
+        let mut rules = Vec::new();
+        for address in &addresses {
+            rules.extend(messages.iter().map(|message| {
                 format!(
-                    "{common}{address}{transport}ether type {versions} \
+                    "{common}{address}{transport}{message}ether type {versions} \
                      {chance}counter name dropped drop"
                 )
-            })
-            .collect()
+            }));
+        }
+        rules
     }
 }
 

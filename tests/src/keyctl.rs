@@ -1,6 +1,6 @@
 //! `keyctl` against a control plane, as a user runs it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -41,11 +41,23 @@ pub fn build() -> Result<()> {
 pub fn run(bed: &Testbed, plane: &ControlPlane, token: &str, arguments: &[&str]) -> Result<Run> {
     let kubeconfig = bed.folder().join("kubeconfig-of-keyctl");
     plane.write_kubeconfig(&kubeconfig, token)?;
+    run_on(bed, arguments, "--kubeconfig", &kubeconfig)
+}
+
+/// Runs it on the folder that is the registry of a testbed without a control plane.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on_folder(bed: &Testbed, arguments: &[&str]) -> Result<Run> {
+    run_on(bed, arguments, "--directory", bed.directory().path())
+}
+
+fn run_on(bed: &Testbed, arguments: &[&str], source: &str, path: &Path) -> Result<Run> {
     let mut command = Command::new(PROGRAM.get().context("keyctl was not built")?);
     command
         .args(arguments)
-        .arg("--kubeconfig")
-        .arg(&kubeconfig)
+        .arg(source)
+        .arg(path)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

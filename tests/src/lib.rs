@@ -86,7 +86,7 @@ pub use echo::ECHO_PORT;
 pub use flood::{Attack, Flood, FloodCount, FloodPlan, attackers};
 pub use host::Host;
 pub use hung_folder::HungFolder;
-pub use impair::{Impairment, ImpairmentId};
+pub use impair::{Impairment, ImpairmentId, Messages};
 pub use iperf::{Iperf, IperfDirection, IperfResult, cpu_seconds};
 pub use link::{Link, LinkCount, LinkQuality};
 pub use matrix::{Matrix, PairResult};

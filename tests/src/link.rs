@@ -44,6 +44,8 @@ const STOP_INTERVAL: Duration = Duration::from_millis(50);
 pub struct LinkQuality {
     /// Every frame takes this long.
     pub delay: Duration,
+    /// And up to so much longer, each another time.
+    pub jitter: Duration,
     /// This percentage of frames takes [`Self::reorder_by`] longer.
     pub reorder_percent: f64,
     /// By how much.
@@ -230,7 +232,7 @@ fn take_in(
             return;
         };
         shared.carried.fetch_add(1, Ordering::Relaxed);
-        let mut due = Instant::now() + quality.delay;
+        let mut due = Instant::now() + quality.delay + chance.part_of(quality.jitter);
         if chance.happens(quality.reorder_percent) {
             shared.reordered.fetch_add(1, Ordering::Relaxed);
             due += quality.reorder_by;
@@ -280,11 +282,21 @@ struct Chance(u64);
 
 impl Chance {
     fn happens(&mut self, percent: f64) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "10,000 values of a percentage")]
+        let drawn = (self.draw() % 10_000) as f64;
+        drawn < percent * 100.0
+    }
+
+    /// Any time up to the whole.
+    fn part_of(&mut self, whole: Duration) -> Duration {
+        let parts = u32::try_from(self.draw() % 10_000).unwrap_or(0);
+        whole * parts / 10_000
+    }
+
+    fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        #[expect(clippy::cast_precision_loss, reason = "10,000 values of a percentage")]
-        let drawn = (self.0 % 10_000) as f64;
-        drawn < percent * 100.0
+        self.0
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod agent_log;
 mod clock;
 mod mute;
 mod reboot;
+mod view;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

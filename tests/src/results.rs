@@ -23,11 +23,22 @@ pub fn are_kept() -> bool {
 /// # Errors
 /// The file system's.
 pub fn write(name: &str, markdown: &str) -> Result<PathBuf> {
-    let folder = std::env::var_os(RESULTS_VARIABLE)
-        .map_or_else(|| build_folder().join("results"), PathBuf::from);
-    let path = folder.join(format!("{name}.md"));
-    fs::create_dir_all(&folder)
+    let path = path(name);
+    path.parent()
+        .map_or(Ok(()), fs::create_dir_all)
         .and_then(|()| fs::write(&path, markdown))
         .with_context(|| format!("writing {}", path.display()))?;
     Ok(path)
+}
+
+/// What `NAME.md` holds from before; nothing where it is not there.
+#[must_use]
+pub fn read(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap_or_default()
+}
+
+fn path(name: &str) -> PathBuf {
+    let folder = std::env::var_os(RESULTS_VARIABLE)
+        .map_or_else(|| build_folder().join("results"), PathBuf::from);
+    folder.join(format!("{name}.md"))
 }

@@ -127,6 +127,16 @@ impl Underlay {
         self.set_bridges(state.mtu)
     }
 
+    /// Takes a node's cable out of its switch, or plugs it in again: addresses and routes stay.
+    ///
+    /// # Errors
+    /// ip's.
+    pub fn set_plugged(&self, node: u8, is_plugged: bool) -> Result<()> {
+        let state = if is_plugged { "up" } else { "down" };
+        self.namespace
+            .ip(&[format!("link set {} {state}", port(node))])
+    }
+
     /// Sets the MTU of every link's underlay end; nodes set theirs.
     pub(crate) fn set_mtu(&self, mtu: u16) -> Result<()> {
         let mut state = self.lock();

@@ -29,6 +29,8 @@ pub(super) struct AgentState {
     pub(super) arguments: Vec<String>,
     /// How it reaches the Kubernetes API, which then is its registry in the folder's place.
     kubeconfig: Option<PathBuf>,
+    /// Where it finds the registry's folder, if not in its place.
+    pub(super) view: Option<PathBuf>,
     environment: Vec<(String, String)>,
     /// Whether it sees a TUN device, once a test has said so.
     tun: Option<bool>,
@@ -118,7 +120,10 @@ impl Node {
         let mut command = self.agent_command()?;
         let registry = match &state.agent.kubeconfig {
             Some(kubeconfig) => ("--kubeconfig", kubeconfig.as_path()),
-            None => ("--directory", self.directory.path()),
+            None => {
+                let view = state.agent.view.as_deref();
+                ("--directory", view.unwrap_or(self.directory.path()))
+            }
         };
         let cluster: Vec<_> = self
             .topology

@@ -113,6 +113,7 @@ fn disorders(context: &Context) -> Result<()> {
             reorder_percent: 20.0,
             reorder_by: OVERTAKEN,
             duplicate_percent: 20.0,
+            ..LinkQuality::default()
         },
     ];
     for quality in qualities {

@@ -1,14 +1,13 @@
 //! An agent that is killed in any phase of a rotation goes on with it.
 
 use std::collections::BTreeSet;
-use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::agent_view::{CONVERGENCE, status};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Testbed, Topology, matrix, until};
 
-use crate::scene::{PHASE_DEADLINE, Verb, annotation, ask, generation, wait_phase};
+use crate::scene::{PHASE_DEADLINE, Verb, annotation, ask, generation, phase_on_disk, wait_phase};
 
 pub(crate) const TESTS: &[Test] = &[(
     "an_agent_killed_at_any_moment_of_a_rotation_ends_it_after_its_next_start",
@@ -68,15 +67,11 @@ fn killed(context: &Context) -> Result<()> {
 fn wait_for(bed: &Testbed, number: u8, moment: Moment) -> Result<()> {
     match moment {
         Moment::Asked => Ok(()),
-        Moment::OnDisk(phase) => {
-            let path = bed.node(number).state_dir().join("keys");
-            until(PHASE_DEADLINE, "the phase on the disk", || {
-                let text = fs::read_to_string(&path)?;
-                let line = text.lines().find_map(|line| line.strip_prefix("phase="));
-                ensure!(line.is_some_and(|it| it.starts_with(phase)), "{line:?}");
-                Ok(())
-            })
-        }
+        Moment::OnDisk(phase) => until(PHASE_DEADLINE, "the phase on the disk", || {
+            let now = phase_on_disk(bed, number)?;
+            ensure!(now.starts_with(phase), "{now}");
+            Ok(())
+        }),
         Moment::Told(phase) => wait_phase(bed, number, phase, PHASE_DEADLINE),
     }
 }

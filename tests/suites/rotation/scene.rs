@@ -15,11 +15,11 @@ pub(crate) const RETIRED_DEADLINE: Duration = Duration::from_secs(300);
 /// Datagrams a second, each way.
 pub(crate) const RATE: u32 = 10_000;
 
-/// Datagrams of each stream before and after what is counted.
-pub(crate) const MARGIN: u64 = 2 * RATE as u64;
+/// Seconds of each stream before and after what is counted.
+const MARGIN_SECONDS: u64 = 2;
 
 /// Runs of which each may be inconclusive.
-const TRIES: usize = 3;
+pub(crate) const TRIES: usize = 3;
 
 /// What is asked of a node's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,13 @@ pub(crate) fn generation(bed: &Testbed, number: u8) -> Result<u64> {
     Ok(annotation(bed, number, "key-generation")?.parse()?)
 }
 
+/// The phase that a node has on its disk.
+pub(crate) fn phase_on_disk(bed: &Testbed, number: u8) -> Result<String> {
+    let text = fs::read_to_string(bed.node(number).state_dir().join("keys"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("phase="));
+    Ok(line.context("no phase")?.to_owned())
+}
+
 /// Waits until a node's record says that its rotation is in a phase, or in none.
 pub(crate) fn wait_phase(bed: &Testbed, number: u8, phase: &str, deadline: Duration) -> Result<()> {
     let what = format!("node {number} to have the phase {phase:?}");
@@ -110,37 +117,67 @@ pub(crate) fn settled(bed: &Testbed, numbers: &[u8]) -> Result<()> {
         .try_for_each(|number| wait_phase(bed, *number, "", RETIRED_DEADLINE))
 }
 
-/// Datagrams between pods of pairs of nodes, each way, at [`RATE`].
-pub(crate) struct Streams(Vec<(String, UdpCounter)>);
+/// Datagrams between pods of pairs of nodes, each way.
+pub(crate) struct Streams {
+    per_second: u32,
+    counters: Vec<(String, UdpCounter)>,
+}
 
 impl Streams {
+    /// At [`RATE`].
     pub(crate) fn start(bed: &Testbed, pairs: &[(u8, u8)]) -> Result<Self> {
+        Self::start_at(bed, pairs, RATE)
+    }
+
+    pub(crate) fn start_at(bed: &Testbed, pairs: &[(u8, u8)], per_second: u32) -> Result<Self> {
         let ways = pairs
             .iter()
             .flat_map(|(one, two)| [(*one, *two, IpVersion::V4), (*two, *one, IpVersion::V6)]);
         let started = ways.map(|(from, to, version)| {
             let (sender, receiver) = (bed.pod(from, 1).host(), bed.pod(to, 1).host());
-            let counter = bed.udp_counter(sender, receiver, version, RATE)?;
+            let counter = bed.udp_counter(sender, receiver, version, per_second)?;
             Ok((format!("{from} to {to}"), counter))
         });
-        let streams = Self(started.collect::<Result<_>>()?);
+        let streams = Self {
+            per_second,
+            counters: started.collect::<Result<_>>()?,
+        };
         streams.flow()?;
         Ok(streams)
     }
 
-    /// Waits until each has brought [`MARGIN`] more.
+    /// Waits until each has brought [`MARGIN_SECONDS`] more.
     pub(crate) fn flow(&self) -> Result<()> {
-        self.0
-            .iter()
-            .try_for_each(|(_, counter)| counter.wait_for_more(MARGIN, PHASE_DEADLINE))
+        self.flow_for(MARGIN_SECONDS)
+    }
+
+    /// Waits until each has brought what it sends in so many seconds.
+    pub(crate) fn flow_for(&self, seconds: u64) -> Result<()> {
+        let more = seconds * u64::from(self.per_second);
+        let received = |(_, counter): &(String, UdpCounter)| counter.count().received;
+        let goals: Vec<u64> = self.counters.iter().map(|it| received(it) + more).collect();
+        let deadline = Duration::from_secs(seconds) + PHASE_DEADLINE;
+        until(deadline, &format!("{seconds} s of datagrams"), || {
+            let mut pairs = self.counters.iter().zip(&goals);
+            let late = pairs.find(|(it, goal)| received(it) < **goal);
+            match late {
+                None => Ok(()),
+                Some(((name, counter), _)) => bail!("{name}: {:?}", counter.count()),
+            }
+        })
     }
 
     pub(crate) fn stop(self) -> Result<Vec<(String, UdpCount)>> {
-        let stopped = self.0.into_iter();
+        let stopped = self.counters.into_iter();
         stopped
             .map(|(name, counter)| Ok((name, counter.stop()?)))
             .collect()
     }
+}
+
+/// What all streams together have sent.
+pub(crate) fn sent(counts: &[(String, UdpCount)]) -> u64 {
+    counts.iter().map(|(_, count)| count.sent).sum()
 }
 
 /// What all streams together have lost.
