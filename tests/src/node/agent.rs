@@ -122,7 +122,7 @@ impl Node {
             Some(kubeconfig) => ("--kubeconfig", kubeconfig.as_path()),
             None => {
                 let view = state.agent.view.as_deref();
-                ("--directory", view.unwrap_or(self.directory.path()))
+                ("--directory", view.unwrap_or_else(|| self.directory.path()))
             }
         };
         let cluster: Vec<_> = self

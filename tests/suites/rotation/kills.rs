@@ -150,7 +150,7 @@ fn no_key_of_two(bed: &Testbed) -> Result<()> {
         let keys: Vec<&str> = words.filter(|word| word.len() == 43).collect();
         ensure!(!keys.is_empty(), "no key in {record}");
         for key in keys {
-            let owner = *owners.entry(key.to_owned()).or_insert(node.name());
+            let owner = *owners.entry(key.to_owned()).or_insert_with(|| node.name());
             ensure!(owner == node.name(), "{key} is {owner}'s, too: {record}");
         }
     }
