@@ -136,6 +136,7 @@ pub(crate) fn link_quality(context: &Context) -> Result<()> {
         reorder_percent: 10.0,
         reorder_by: Duration::from_millis(20),
         duplicate_percent: 10.0,
+        ..LinkQuality::default()
     });
     let counter = bed.udp_counter(from, to, IpVersion::V4, 1000)?;
     counter.wait_for_more(1000, DEADLINE)?;
