@@ -107,6 +107,7 @@ deny: ## Licences, sources and duplicate crates of every dependency (needs cargo
 soak: build servers ## What takes longer than a test may; its results go to tests/results (needs Go and root)
 	$(LONG) --test soak
 	PODWIRE_SOAK=1 $(LONG) --test kubernetes -- an_agent_among_thousands
+	PODWIRE_SOAK=1 $(LONG) --test kubernetes -- an_operator_rotates_the_keys_of_fifty_nodes
 	PODWIRE_SOAK=1 $(LONG) --test faults --test healing --test attacks --test chaos \
 		--test interop --test rotation
 	$(MAKE) conformance

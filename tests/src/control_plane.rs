@@ -315,6 +315,17 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// The process id of a server.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn server_pid(&self, server: Server) -> Result<u32> {
+        let state = self.lock();
+        let process = state.processes.get(&server);
+        let process = process.with_context(|| format!("the {server} does not run"))?;
+        Ok(process.id())
+    }
+
     fn signal(&self, server: Server, signal: Signal) -> Result<()> {
         let state = self.lock();
         let process = state.processes.get(&server);

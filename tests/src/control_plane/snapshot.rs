@@ -59,8 +59,7 @@ impl ControlPlane {
     }
 
     fn wait_paused(&self) -> Result<()> {
-        let id = self.lock().processes.get(&Server::Etcd).map(|p| p.id());
-        let id = id.context("etcd does not run")?;
+        let id = self.server_pid(Server::Etcd)?;
         until(PAUSE_DEADLINE, "etcd to be paused", || {
             for thread in fs::read_dir(format!("/proc/{id}/task"))? {
                 let status = fs::read_to_string(thread?.path().join("status"))?;

@@ -7,6 +7,7 @@ mod cluster;
 mod compromised;
 mod daemon_set;
 mod evicted;
+mod fleet;
 mod identity;
 mod leaving;
 mod lost;
@@ -16,6 +17,7 @@ mod policies;
 mod reading;
 mod records;
 mod rest;
+mod rotation_watch;
 mod scale;
 mod scene;
 
@@ -50,5 +52,9 @@ fn main() -> ExitCode {
         leaving::TESTS,
         daemon_set::TESTS,
     ];
-    suite::run(suites.concat())
+    let mut tests = suites.concat();
+    if suite::is_soak() {
+        tests.extend(fleet::TESTS);
+    }
+    suite::run(tests)
 }

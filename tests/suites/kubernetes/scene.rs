@@ -87,6 +87,11 @@ impl Flows {
             .try_for_each(|counter| counter.wait_for_more(1, deadline))
     }
 
+    /// How many all of them have sent so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.0.iter().map(|counter| counter.count().sent).sum()
+    }
+
     /// Ends them: not one datagram was lost or refused.
     pub(crate) fn lost_nothing(self) -> Result<()> {
         self.go_on(1)?;
