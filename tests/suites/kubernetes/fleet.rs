@@ -13,6 +13,7 @@ use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{
     ControlPlane, Protocol, Testbed, cpu_seconds, keyctl, matrix, results, until,
 };
+use serde_json::Value;
 
 use crate::rotation_watch::{RotationWatch, Stage};
 use crate::scene::{Flows, annotation, cluster, join, topology};
@@ -226,6 +227,7 @@ impl fmt::Display for Measured {
 #[expect(clippy::print_stdout, reason = "the promise is to measure")]
 fn rotated(context: &Context) -> Result<()> {
     let (bed, cluster) = cluster(context, &topology(NODES))?;
+    introduce(&bed)?;
     let numbers: Vec<u8> = (1..=NODES).collect();
     join(&bed, &cluster, &numbers)?;
     // It would take Nodes without a lease for dead.
@@ -276,6 +278,27 @@ fn rotated(context: &Context) -> Result<()> {
         ensure!(status.refusals.is_empty(), "{}: {status:?}", node.name());
     }
     wait_whole(&bed)
+}
+
+/// Tells each node where all others are on their LAN. The kernel asks for 1,024 neighbours of a
+/// family at most, of all namespaces together; those that it is told do not count.
+fn introduce(bed: &Testbed) -> Result<()> {
+    let mut neighbours = Vec::new();
+    for node in bed.nodes() {
+        let arguments = ["-j", "link", "show", "eth0"];
+        let text = node.namespace().output("ip", &arguments, "")?;
+        let links: Value = serde_json::from_str(&text)?;
+        let link = links[0]["address"].as_str().context("no address")?;
+        for address in node.manifest().addresses {
+            let line = format!("neighbor replace {address} lladdr {link} dev eth0");
+            neighbours.push((node.number(), line));
+        }
+    }
+    bed.nodes().iter().try_for_each(|node| {
+        let others = neighbours.iter().filter(|(of, _)| *of != node.number());
+        let lines: Vec<_> = others.map(|(_, line)| line.clone()).collect();
+        node.namespace().ip(&lines)
+    })
 }
 
 /// What the mesh takes in a second without a rotation, and that it loses nothing.
