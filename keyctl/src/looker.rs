@@ -10,8 +10,12 @@ use crate::stage::{Look, Seen};
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 
 /// So much longer than a look itself is the time to the next one: a mesh of thousands of nodes is
-/// not listed all the time.
+/// not listed all the time,
 const PAUSE_FACTOR: u32 = 20;
+
+/// though never longer than this: a server that was slow once must not leave room for rotations
+/// unused for minutes.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub(crate) struct Looker<'a> {
@@ -38,7 +42,7 @@ impl<'a> Looker<'a> {
     pub(crate) async fn first(&mut self) -> Result<Look, ReadError> {
         let begun = Instant::now();
         let nodes = self.source.look().await?;
-        self.pause = (begun.elapsed() * PAUSE_FACTOR).max(PAUSE_MIN);
+        self.pause = pause(begun.elapsed());
         let look = nodes.into_iter();
         Ok(look.map(|(name, node)| (name, Seen::new(&node))).collect())
     }
@@ -71,5 +75,25 @@ impl<'a> Looker<'a> {
     /// Tells what hinders a write, once, before it is tried again.
     pub(crate) fn tell_trouble(&mut self, error: anyhow::Error) {
         tell_once(self.program, &mut self.trouble, sentence(&error));
+    }
+}
+
+/// The time to the next look after one that took so long.
+fn pause(look: Duration) -> Duration {
+    look.saturating_mul(PAUSE_FACTOR)
+        .clamp(PAUSE_MIN, PAUSE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_takes_longer_is_taken_less_often_but_every_ten_seconds_at_least() {
+        for (look, expected) in [(0, 500), (10, 500), (100, 2_000), (3_500, 10_000)] {
+            let pause = pause(Duration::from_millis(look));
+            assert_eq!(pause, Duration::from_millis(expected), "{look} ms");
+        }
+        assert_eq!(pause(Duration::MAX), PAUSE_MAX);
     }
 }
