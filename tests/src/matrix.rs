@@ -29,6 +29,7 @@ const FAILURES_SHOWN: usize = 10;
 pub struct Matrix<'a> {
     testbed: &'a Testbed,
     protocols: Vec<Protocol>,
+    versions: Vec<IpVersion>,
     attempts: u32,
     bytes: Option<usize>,
     timeout: Option<Duration>,
@@ -129,6 +130,7 @@ impl<'a> Matrix<'a> {
         Self {
             testbed,
             protocols: Protocol::ALL.to_vec(),
+            versions: vec![IpVersion::V4, IpVersion::V6],
             attempts: DEFAULT_ATTEMPTS,
             bytes: None,
             timeout: None,
@@ -140,6 +142,13 @@ impl<'a> Matrix<'a> {
     #[must_use]
     pub fn protocols(mut self, protocols: &[Protocol]) -> Self {
         self.protocols = protocols.to_vec();
+        self
+    }
+
+    /// Only these versions.
+    #[must_use]
+    pub fn versions(mut self, versions: &[IpVersion]) -> Self {
+        self.versions = versions.to_vec();
         self
     }
 
@@ -178,7 +187,9 @@ impl<'a> Matrix<'a> {
         let mut questions = Vec::new();
         for from in &pods {
             for to in pods.iter().filter(|to| to.id() != from.id()) {
-                for target in to.addresses() {
+                let addresses = to.addresses().into_iter();
+                let is_meant = |it: &IpAddr| self.versions.contains(&IpVersion::of(*it));
+                for target in addresses.filter(is_meant) {
                     questions.extend(self.protocols.iter().map(|p| (*from, *to, target, *p)));
                 }
             }
