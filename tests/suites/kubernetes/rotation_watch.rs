@@ -73,13 +73,12 @@ impl RotationWatch {
         let nodes: Api<core::Node> = Api::all(cluster.client());
         let parameters = ListParams::default();
         let list = cluster.run(async { nodes.list_metadata(&parameters).await })?;
-        let mut watch = Self {
-            version: list.metadata.resource_version.context("no version")?,
-            ..Self::default()
-        };
+        let mut watch = Self::default();
         for node in &list.items {
             watch.take(&node.metadata)?;
         }
+        // Not the last Node's own: what came before the list is no news.
+        watch.version = list.metadata.resource_version.context("no version")?;
         Ok(watch)
     }
 
