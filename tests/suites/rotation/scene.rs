@@ -1,6 +1,7 @@
 //! What a rotation's tests ask for, look at and count.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -57,8 +58,19 @@ pub(crate) fn ask_in_words(bed: &Testbed, number: u8, verb: Verb, words: &str) -
         "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name:?}\n  uid: {uid:?}\n  \
          annotations:\n    request.podwire.dev/{verb}: {words:?}\n"
     );
-    let path = bed.directory().path().join(format!("{name}.request.yaml"));
-    bed.directory().replace(&path, &request)
+    bed.directory()
+        .replace(&request_path(bed, number), &request)
+}
+
+/// Takes back whatever was asked.
+pub(crate) fn withdraw_request(bed: &Testbed, number: u8) -> Result<()> {
+    let path = request_path(bed, number);
+    fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
+}
+
+fn request_path(bed: &Testbed, number: u8) -> PathBuf {
+    let name = format!("{}.request.yaml", bed.node(number).name());
+    bed.directory().path().join(name)
 }
 
 /// An annotation of a node's record, whose YAML has a line for each; empty where there is none.
