@@ -5,10 +5,10 @@ mod podwire;
 mod wireguard;
 
 use std::fs;
-use std::process::Child;
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::uapi::Uapi;
+use podwire_testbed::wireguard_daemon::WireguardDaemon;
 use podwire_testbed::{Family, Host, IpVersion, Node, Testbed, Topology, address};
 use x25519_dalek::StaticSecret;
 
@@ -48,20 +48,9 @@ pub(crate) struct Contestant {
     /// One for each node.
     counters: Vec<Counter>,
     /// Daemons that are no agents; one for each node, none while it is ended.
-    daemons: Vec<Option<Daemon>>,
+    daemons: Vec<Option<WireguardDaemon>>,
     /// The keys of these, one for each node.
     secrets: Vec<StaticSecret>,
-}
-
-/// A daemon, killed with this value.
-#[derive(Debug)]
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 impl Contestant {
@@ -129,10 +118,10 @@ impl Contestant {
             return nodes.iter().map(agent).collect();
         }
         let daemons = nodes.iter().zip(&self.daemons);
-        let daemon = |(node, daemon): (&Node, &Option<Daemon>)| {
+        let daemon = |(node, daemon): (&Node, &Option<WireguardDaemon>)| {
             Some(Counted {
                 name: node.name().to_owned(),
-                id: daemon.as_ref()?.0.id(),
+                id: daemon.as_ref()?.id(),
             })
         };
         Ok(daemons.filter_map(daemon).collect())

@@ -1,29 +1,34 @@
 //! Other people's WireGuard as a process on a node.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::address::IpVersion;
 use crate::agent_view::status;
+use crate::node::Node;
 use crate::testbed::{Testbed, WIREGUARD_PORTS};
 use crate::uapi::{Peer, Uapi};
-use crate::until::until;
 
-/// Where it listens, as Podwire's lane 0 does.
+/// Where it listens, as Podwire's lane 0 does: the capture knows tunnels by it.
 pub const PORT: u16 = WIREGUARD_PORTS.start;
 
 /// A path of 1,500 bytes less what WireGuard needs over IPv6.
 const MTU: u16 = 1420;
 
+/// A daemon has its socket by then.
 const START_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How often that is looked for: a bench counts what is waited too long as the daemon's start.
+const LOOK_INTERVAL: Duration = Duration::from_micros(200);
 
 /// A private or a public one.
 pub type Key = [u8; 32];
@@ -36,14 +41,23 @@ pub struct WireguardDaemon {
 }
 
 impl WireguardDaemon {
-    /// Starts it on a node, one of those that [`crate::foreign_wireguard`] builds.
+    /// Starts it on a node, one of those that [`crate::foreign_wireguard`] builds, with a name of
+    /// its own.
     ///
     /// # Errors
-    /// When it ends, or says nothing.
+    /// As [`Self::start_as`].
     pub fn start(bed: &Testbed, number: u8, program: &Path) -> Result<Self> {
-        // Sockets of all interfaces are in one folder.
         let interface = format!("wg{}-{number}", bed.node(1).agent_pid()?);
-        let path = bed.folder().join(format!("logs/{interface}.log"));
+        Self::start_as(interface, bed.node(number), &bed.folder(), program)
+    }
+
+    /// Starts it by the name of its device: at most fifteen letters, and no other's on this
+    /// machine, as the sockets of all are in one folder. What it says goes to the testbed's logs.
+    ///
+    /// # Errors
+    /// When it ends, or makes no socket: with what it said.
+    pub fn start_as(interface: String, node: &Node, folder: &Path, program: &Path) -> Result<Self> {
+        let path = folder.join(format!("logs/{interface}.log"));
         let log = File::create(&path).with_context(|| format!("making {}", path.display()))?;
         let mut command = Command::new(program);
         command.arg("--foreground");
@@ -56,16 +70,32 @@ impl WireguardDaemon {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let process = bed.node(number).namespace().spawn(command)?;
-        let socket = format!("/var/run/wireguard/{interface}.sock");
+        let process = node.namespace().spawn(command)?;
         let mut daemon = Self { process, interface };
-        until(START_DEADLINE, "the daemon's socket", || {
-            let ended = daemon.process.try_wait()?;
-            ensure!(ended.is_none(), "it ended: {ended:?}");
-            UnixStream::connect(&socket)?;
-            Ok(())
+        daemon.wait_socket().with_context(|| {
+            let said = fs::read_to_string(&path).unwrap_or_default();
+            format!("{} said: {said}", program.display())
         })?;
         Ok(daemon)
+    }
+
+    fn wait_socket(&mut self) -> Result<()> {
+        let socket = format!("/var/run/wireguard/{}.sock", self.interface);
+        let start = Instant::now();
+        while UnixStream::connect(&socket).is_err() {
+            if let Some(status) = self.process.try_wait()? {
+                bail!("it ended at once: {status}");
+            }
+            ensure!(start.elapsed() < START_DEADLINE, "it made no {socket}");
+            thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// The name of its device.

@@ -4,8 +4,9 @@ use std::fmt;
 
 use anyhow::{Context as _, Result};
 use podwire_testbed::Node;
+use podwire_testbed::wireguard_daemon::PORT;
 
-use super::wireguard::{PORT, peers, secrets};
+use super::wireguard::{peers, secrets};
 use super::{Contestant, Counter, TUNNEL_MTU, VXLAN_MTU, node_address, pods_of};
 
 /// What this kernel was built without, or whose module is not there.
