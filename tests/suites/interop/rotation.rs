@@ -128,8 +128,10 @@ impl Streams {
     }
 
     fn begin(bed: &Testbed) -> Result<Self> {
+        // wireguard-go sends IPv4: of datagrams over IPv6 it loses those whose checksum comes to
+        // zero, one in 65,536, as it does not write that as all ones (RFC 8200 section 8.1).
         let both_ways = |number| -> Result<Vec<UdpCounter>> {
-            let ways = [(number, 2, IpVersion::V4), (2, number, IpVersion::V6)];
+            let ways = [(number, 2, IpVersion::V6), (2, number, IpVersion::V4)];
             let start = |(from, to, version)| {
                 let (from, to) = (bed.pod(from, 1).host(), bed.pod(to, 1).host());
                 bed.udp_counter(from, to, version, RATE)
@@ -143,9 +145,17 @@ impl Streams {
 
     /// Waits until each has brought so many seconds of datagrams more.
     fn flow(&self, seconds: u32) -> Result<()> {
-        let deadline = PHASE_DEADLINE;
-        let mut all = self.0.iter().flatten();
-        all.try_for_each(|counter| counter.wait_for_more(u64::from(seconds * RATE), deadline))
+        let all = || self.0.iter().flatten();
+        let goal = |counter: &UdpCounter| counter.count().received + u64::from(seconds * RATE);
+        let goals: Vec<u64> = all().map(goal).collect();
+        until(PHASE_DEADLINE, "datagrams", || {
+            let mut all = all().zip(&goals);
+            all.try_for_each(|(counter, goal)| {
+                let count = counter.count();
+                ensure!(count.received >= *goal, "{count:?}, not {goal}");
+                Ok(())
+            })
+        })
     }
 
     #[expect(clippy::print_stdout, reason = "every count is told")]
@@ -206,25 +216,12 @@ fn given_in_time(context: &Context, program: &Path) -> Result<()> {
     })?;
     let streams = Streams::start(&bed)?;
     three.unmute_initiations()?;
-    wait_phase(one, "promoted confirmed=2/2", PHASE_DEADLINE)?;
+    // Node 3 has asked for the next key in vain: it tries again after a minute.
+    wait_phase(one, "promoted confirmed=2/2", MINUTES_DEADLINE)?;
     ensure!(public_key(&bed, 1)? == next, "another key");
+    wait_phase(one, "settled", MINUTES_DEADLINE)?;
     streams.flow(3)?;
-    streams.lost_nothing("promoted beside a plain peer with the new key")?;
-    through(&bed, "settled", MINUTES_DEADLINE)
-}
-
-/// Waits for a phase of node 1 in counts of some seconds, one after the other, of which that with
-/// its begin has to be whole: over minutes, a datagram or two of what wireguard-go sends is lost,
-/// also to the node beside, which does not rotate.
-fn through(bed: &Testbed, phase: &str, deadline: Duration) -> Result<()> {
-    let streams = until(deadline, &format!("a count with {phase:?}"), || {
-        let streams = Streams::begin(bed)?;
-        streams.flow(10)?;
-        wait_phase(bed.node(1), phase, Duration::ZERO)?;
-        Ok(streams)
-    })?;
-    streams.flow(3)?;
-    streams.lost_nothing(phase)
+    streams.lost_nothing("promoted and retired beside a plain peer with the new key")
 }
 
 fn never_given(context: &Context, program: &Path) -> Result<()> {
@@ -234,11 +231,12 @@ fn never_given(context: &Context, program: &Path) -> Result<()> {
     one.agent_output(&["rotate"])?;
     wait_phase(one, "announced", PHASE_DEADLINE)?;
     let next = told_key(one)?;
-    streams.flow(7)?;
-    streams.lost_nothing("announced to a plain peer")?;
-    through(&bed, "promoted confirmed=1/2", CONFIRM_DEADLINE)?;
+    // Node 3 has nothing to say to it, and is in touch no more by then.
+    wait_phase(one, "promoted confirmed=0/1", CONFIRM_DEADLINE)?;
     ensure!(told_key(one)? == next, "another key is told");
-    through(&bed, "settled", MINUTES_DEADLINE)?;
+    wait_phase(one, "settled", MINUTES_DEADLINE)?;
+    streams.flow(3)?;
+    streams.lost_nothing("announced, promoted and retired beside a plain peer with the old key")?;
     // Its last session with the old key ends.
     until(MINUTES_DEADLINE, "the plain peer to be cut off", || {
         ensure!(reach(&bed, 2, 1).is_err(), "it still reaches node 1");
