@@ -96,7 +96,7 @@ lint: setup ## Formatting and lints, as warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@# As part of the workspace, as in SUITES: what it is built on is checked already.
-	$(CARGO) clippy --locked --workspace --features podwire-dataplane/sim --lib --test it -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets --features podwire-dataplane/sim -- -D warnings
 	$(CARGO) clippy --locked --workspace --test soak --test performance --test interop \
 		--test kubernetes --test image --test e2e -- -D warnings
 
