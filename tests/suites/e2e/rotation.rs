@@ -53,6 +53,7 @@ fn rotated(context: &Context) -> Result<()> {
         Ok(())
     })?;
     ensure!(lost == 0, "{lost} are lost by a rotation of all keys");
+    bed.capture().search_payloads(true)?;
     for ((_, before), (generation, after)) in before.iter().zip(keys(&cluster)?) {
         ensure!(
             generation == "2" && after != *before,
