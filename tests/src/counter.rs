@@ -239,10 +239,25 @@ impl UdpCounter {
     /// # Errors
     /// At the deadline.
     pub fn wait_for_more(&self, messages: u64, deadline: Duration) -> Result<()> {
-        let goal = self.count().received + messages;
+        Self::wait_for_more_of_each(&[self], messages, deadline)
+    }
+
+    /// Waits until this many more messages have arrived of each from now on.
+    ///
+    /// # Errors
+    /// At the deadline, with the place of the first that lacks some.
+    pub fn wait_for_more_of_each(
+        counters: &[&Self],
+        messages: u64,
+        deadline: Duration,
+    ) -> Result<()> {
+        let goal = |counter: &&Self| counter.count().received + messages;
+        let goals: Vec<u64> = counters.iter().map(goal).collect();
         until(deadline, &format!("{messages} more messages"), || {
-            let count = self.count();
-            ensure!(count.received >= goal, "{count:?}");
+            for (place, (counter, goal)) in counters.iter().zip(&goals).enumerate() {
+                let count = counter.count();
+                ensure!(count.received >= *goal, "counter {place}: {count:?}");
+            }
             Ok(())
         })
     }

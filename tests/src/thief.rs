@@ -79,7 +79,7 @@ impl<'a> Thief<'a> {
         };
         thief.begin_anew()?;
         // No routes: an agent may have left its own there.
-        thief.daemon.route(bed, at, &[])?;
+        thief.daemon.route(bed.node(at), &[])?;
         Ok(thief)
     }
 

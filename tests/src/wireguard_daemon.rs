@@ -110,18 +110,16 @@ impl WireguardDaemon {
         Uapi::of(&self.interface)
     }
 
-    /// Sets its device up, and sends by it what is for the pods of `others`.
+    /// Sets its device up on its node, and sends by it what is for these peers' networks.
     ///
     /// # Errors
     /// ip's.
-    pub fn route(&self, bed: &Testbed, number: u8, others: &[u8]) -> Result<()> {
+    pub fn route(&self, node: &Node, peers: &[Peer]) -> Result<()> {
         let interface = &self.interface;
         let mut lines = vec![format!("link set {interface} mtu {MTU} up")];
-        for other in others {
-            let cidrs = bed.node(*other).manifest().pod_cidrs.into_iter();
-            lines.extend(cidrs.map(|cidr| format!("route add {cidr} dev {interface}")));
-        }
-        bed.node(number).namespace().ip(&lines)
+        let networks = peers.iter().flat_map(|peer| &peer.allowed_ips);
+        lines.extend(networks.map(|network| format!("route add {network} dev {interface}")));
+        node.namespace().ip(&lines)
     }
 }
 

@@ -8,7 +8,7 @@ use podwire_testbed::uapi::{Peer, Uapi};
 use podwire_testbed::wireguard_daemon::{PORT, WireguardDaemon};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use super::{Contestant, Counter, TUNNEL_MTU, node_address, pods_of};
+use super::{Contestant, Counter, node_address, pods_of};
 use crate::implementation::Implementation;
 use crate::programs::Programs;
 
@@ -36,7 +36,8 @@ pub(super) fn start_node(
     let folder = contestant.bed.folder();
     let daemon = WireguardDaemon::start_as(interface(contestant, node), node, &folder, program)?;
     let peers = peers(nodes, &contestant.secrets, index)?;
-    configure(node, &daemon, secret, &peers)?;
+    daemon.uapi().configure(&secret.to_bytes(), PORT, &peers)?;
+    daemon.route(node, &peers)?;
     contestant.daemons[index] = Some(daemon);
     Ok(())
 }
@@ -79,18 +80,4 @@ fn interface(contestant: &Contestant, node: &Node) -> String {
     };
     let size = contestant.bed.nodes().len();
     format!("wg{letter}{size}n{}", node.number())
-}
-
-fn configure(
-    node: &Node,
-    daemon: &WireguardDaemon,
-    secret: &StaticSecret,
-    peers: &[Peer],
-) -> Result<()> {
-    let interface = daemon.interface();
-    daemon.uapi().configure(&secret.to_bytes(), PORT, peers)?;
-    let mut lines = vec![format!("link set {interface} mtu {TUNNEL_MTU} up")];
-    let networks = peers.iter().flat_map(|peer| &peer.allowed_ips);
-    lines.extend(networks.map(|network| format!("route add {network} dev {interface}")));
-    node.namespace().ip(&lines)
 }

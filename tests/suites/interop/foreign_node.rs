@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use podwire_testbed::uapi::Peer;
 use podwire_testbed::wireguard_daemon::{Key, PORT, WireguardDaemon, endpoint, peer};
 use podwire_testbed::{IpVersion, Testbed};
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -39,17 +40,16 @@ impl ForeignNode {
             version,
             initiator,
         };
-        node.configure(bed, others)?;
-        let numbers: Vec<u8> = others.iter().map(|(number, _)| *number).collect();
-        node.daemon.route(bed, number, &numbers)?;
+        let peers = node.configure(bed, others)?;
+        node.daemon.route(bed.node(number), &peers)?;
         let endpoint = endpoint(bed, number, version)?;
         let endpoint = (initiator != Initiator::Foreign).then_some(endpoint);
         publish(bed, number, &PublicKey::from(&node.secret), endpoint)?;
         Ok(node)
     }
 
-    /// Gives it other keys of its peers, as its operator does.
-    pub(crate) fn configure(&self, bed: &Testbed, others: &[(u8, Key)]) -> Result<()> {
+    /// Gives it other keys of its peers, as its operator does. Returns them as it has them now.
+    pub(crate) fn configure(&self, bed: &Testbed, others: &[(u8, Key)]) -> Result<Vec<Peer>> {
         let knows_endpoints = self.initiator != Initiator::Podwire;
         let peers = others.iter().map(|(number, key)| {
             let endpoint = endpoint(bed, *number, self.version)?;
@@ -62,7 +62,8 @@ impl ForeignNode {
         });
         let peers: Vec<_> = peers.collect::<Result<_>>()?;
         let uapi = self.daemon.uapi();
-        uapi.configure(&self.secret.to_bytes(), PORT, &peers)
+        uapi.configure(&self.secret.to_bytes(), PORT, &peers)?;
+        Ok(peers)
     }
 }
 

@@ -145,17 +145,8 @@ impl Streams {
 
     /// Waits until each has brought so many seconds of datagrams more.
     fn flow(&self, seconds: u32) -> Result<()> {
-        let all = || self.0.iter().flatten();
-        let goal = |counter: &UdpCounter| counter.count().received + u64::from(seconds * RATE);
-        let goals: Vec<u64> = all().map(goal).collect();
-        until(PHASE_DEADLINE, "datagrams", || {
-            let mut all = all().zip(&goals);
-            all.try_for_each(|(counter, goal)| {
-                let count = counter.count();
-                ensure!(count.received >= *goal, "{count:?}, not {goal}");
-                Ok(())
-            })
-        })
+        let all: Vec<_> = self.0.iter().flatten().collect();
+        UdpCounter::wait_for_more_of_each(&all, u64::from(seconds * RATE), PHASE_DEADLINE)
     }
 
     #[expect(clippy::print_stdout, reason = "every count is told")]

@@ -166,17 +166,11 @@ impl Streams {
     /// Waits until each has brought what it sends in so many seconds.
     pub(crate) fn flow_for(&self, seconds: u64) -> Result<()> {
         let more = seconds * u64::from(self.per_second);
-        let received = |(_, counter): &(String, UdpCounter)| counter.count().received;
-        let goals: Vec<u64> = self.counters.iter().map(|it| received(it) + more).collect();
         let deadline = Duration::from_secs(seconds) + PHASE_DEADLINE;
-        until(deadline, &format!("{seconds} s of datagrams"), || {
-            let mut pairs = self.counters.iter().zip(&goals);
-            let late = pairs.find(|(it, goal)| received(it) < **goal);
-            match late {
-                None => Ok(()),
-                Some(((name, counter), _)) => bail!("{name}: {:?}", counter.count()),
-            }
-        })
+        let (names, counters): (Vec<_>, Vec<_>) =
+            self.counters.iter().map(|(name, it)| (name, it)).unzip();
+        UdpCounter::wait_for_more_of_each(&counters, more, deadline)
+            .with_context(|| format!("of {names:?}"))
     }
 
     pub(crate) fn stop(self) -> Result<Vec<(String, UdpCount)>> {
