@@ -12,6 +12,7 @@
 //! ```
 
 use std::any::Any;
+use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -207,10 +208,10 @@ fn run_one(case: Case, agent: Option<PathBuf>) -> Result<(), Failed> {
     let Err(error) = outcome.and_then(|()| checked.context("at the end of the test")) else {
         return Ok(());
     };
-    let mut text = format!("{error:#}\n");
-    for testbed in context.started() {
-        text.push_str(&testbed.explain());
-    }
+    let explained = context.started();
+    let mut text: String = explained.iter().map(|bed| bed.explain()).collect();
+    // Last, where a terminal stands and what a record of a run keeps.
+    let _ = write!(text, "\n{}: {error:#}", context.name);
     if std::env::var_os(HOLD_VARIABLE).is_some() {
         hold(&text);
     }
