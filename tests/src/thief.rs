@@ -118,8 +118,8 @@ impl<'a> Thief<'a> {
         // What came before.
         self.wire.messages()?;
         while self.has_arrived() {}
-        self.speak()?;
-        self.are_refused("unknown-peer", || Ok(()))?;
+        // More than once: a device that has just come up drops what comes before its daemon knows.
+        self.are_refused("unknown-peer", || self.speak())?;
         let own = endpoint(self.bed, self.at, IpVersion::V4)?;
         let mut answers = self.wire.messages()?;
         answers.retain(|message| message.destination == own);
