@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::agent_view::{wait_status, wait_whole};
 use crate::control_plane::{API_PORT, ControlPlane};
+use crate::node::Node;
 use crate::suite::Context;
 use crate::testbed::Testbed;
 use crate::topology::Topology;
@@ -63,10 +64,16 @@ pub fn mesh(context: &Context) -> Result<(Arc<Testbed>, ControlPlane)> {
 /// # Errors
 /// When a part does not come up, or not in time.
 pub fn wait_followed(bed: &Testbed) -> Result<()> {
-    bed.nodes().iter().try_for_each(|node| {
-        let what = "the API server to be followed";
-        wait_status(node, what, |status| status.registry.synchronised).map(drop)
-    })
+    bed.nodes().iter().try_for_each(wait_followed_by)
+}
+
+/// Waits until the agent of this node follows the API server.
+///
+/// # Errors
+/// When it does not in time.
+pub fn wait_followed_by(node: &Node) -> Result<()> {
+    let what = "the API server to be followed";
+    wait_status(node, what, |status| status.registry.synchronised).map(drop)
 }
 
 /// Waits until every agent says that it has lost the API server.

@@ -208,8 +208,8 @@ fn run_one(case: Case, agent: Option<PathBuf>) -> Result<(), Failed> {
     let Err(error) = outcome.and_then(|()| checked.context("at the end of the test")) else {
         return Ok(());
     };
-    let explained = context.started();
-    let mut text: String = explained.iter().map(|bed| bed.explain()).collect();
+    let testbeds = context.started();
+    let mut text: String = testbeds.iter().map(|bed| bed.explain()).collect();
     // Last, where a terminal stands and what a record of a run keeps.
     let _ = write!(text, "\n{}: {error:#}", context.name);
     if std::env::var_os(HOLD_VARIABLE).is_some() {
