@@ -39,9 +39,7 @@ impl KernelState {
         let mut lines = device(node)?;
         lines.extend(routes(node)?);
         lines.extend(rules(node)?);
-        let table = ["-s", "list", "table", "inet", "podwire"];
-        let table = node.namespace().output("nft", &table, "")?;
-        lines.extend(table.lines().map(str::to_owned));
+        lines.extend(guard_table(node)?.lines().map(str::to_owned));
         Ok(Self { lines })
     }
 
@@ -88,6 +86,17 @@ impl KernelState {
         );
         Ok(())
     }
+}
+
+/// The guard table as nft lists it, without its counters' values.
+///
+/// # Errors
+/// Also while it has no rules: an agent that installs it gives it sets first.
+pub fn guard_table(node: &Node) -> Result<String> {
+    let arguments = ["-s", "list", "table", "inet", "podwire"];
+    let table = node.namespace().output("nft", &arguments, "")?;
+    ensure!(table.contains("hook postrouting"), "no rules yet: {table}");
+    Ok(table)
 }
 
 fn difference<'a>(one: &'a [String], other: &[String]) -> Vec<&'a String> {

@@ -5,6 +5,7 @@
 
 mod expression;
 mod ruleset;
+mod sets;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +18,8 @@ use netlink_packet_netfilter::nftables::{
 use podwire_core::kernel::{Guard, GuardTable};
 use rtnetlink::packet_core::DefaultNla;
 
-pub(super) use self::ruleset::TABLE;
-use self::ruleset::{EGRESS_REFUSED, INGRESS_DROPPED};
+use self::ruleset::{EGRESS_REFUSED, INGRESS_DROPPED, Table};
+pub(super) use self::ruleset::{GUARD, STANDBY};
 use super::nftables::{Dumped, Nftables, attributes_in, value};
 
 /// Attribute numbers of `linux/netfilter/nf_tables.h`.
@@ -66,16 +67,18 @@ type Fingerprint = Vec<Vec<u8>>;
 /// How far an installation came.
 #[derive(Debug)]
 pub(super) enum InstallError {
-    /// What was in force before still is.
+    /// What was in force before still is, or the standby table for it.
     Refused(io::Error),
-    /// The table is in force, and nobody has seen it.
+    /// The table is in force, and nobody has seen it alone.
     Unread(io::Error),
 }
 
-/// Replaces the whole table in one transaction; the counters go on from where they were.
+/// Replaces the whole table; the counters go on from where they were.
 pub(super) fn install(table: &GuardTable) -> Result<Installed, InstallError> {
     let mut nftables = replace(table).map_err(InstallError::Refused)?;
-    let (generation, dumped) = consistent(&mut nftables).map_err(InstallError::Unread)?;
+    let read = carry_out(&mut nftables, ruleset::remove(STANDBY));
+    let read = read.and_then(|()| consistent(&mut nftables));
+    let (generation, dumped) = read.map_err(InstallError::Unread)?;
     let fingerprint = dumped.ok_or_else(|| InstallError::Unread(io::ErrorKind::NotFound.into()))?;
     Ok(Installed {
         table: table.clone(),
@@ -85,18 +88,56 @@ pub(super) fn install(table: &GuardTable) -> Result<Installed, InstallError> {
 }
 
 fn replace(table: &GuardTable) -> io::Result<Nftables> {
+    /// Somebody who flushes all tables takes them away between two transactions.
+    const ATTEMPTS: usize = 5;
+    let mut replaced = replace_once(table);
+    for _ in 1..ATTEMPTS {
+        match replaced {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => replaced = replace_once(table),
+            other => return other,
+        }
+    }
+    replaced
+}
+
+fn replace_once(table: &GuardTable) -> io::Result<Nftables> {
     let mut nftables = Nftables::open()?;
     let counted = read_counters(&mut nftables)?;
-    nftables.transaction(ruleset::replace(table, counted))?;
+    // An agent that was killed here may have left the standby alone in force.
+    let stands = has_rules(&mut nftables, STANDBY)? || !has_rules(&mut nftables, GUARD)?;
+    carry_out(&mut nftables, ruleset::replace(table, counted, stands))?;
     Ok(nftables)
 }
 
-/// Compares what is in the kernel with what was installed.
+fn carry_out(
+    nftables: &mut Nftables,
+    transactions: impl IntoIterator<Item = Vec<NfTablesMessage>>,
+) -> io::Result<()> {
+    let mut transactions = transactions.into_iter();
+    transactions.try_for_each(|messages| nftables.transaction(messages))
+}
+
+fn table(nftables: &mut Nftables, place: Table) -> io::Result<Option<Dumped>> {
+    let attributes = vec![TableAttribute::Name(place.name.to_owned())];
+    nftables.get(NfTablesMessage::GetTable(TableMessage { attributes }))
+}
+
+/// Whether a table is in force: all its rules come and go in one transaction.
+fn has_rules(nftables: &mut Nftables, place: Table) -> io::Result<bool> {
+    Ok(!nftables.dump(&rules_of(place))?.is_empty())
+}
+
+fn rules_of(place: Table) -> NfTablesMessage {
+    let attributes = vec![RuleAttribute::Table(place.name.to_owned())];
+    NfTablesMessage::GetRule(RuleMessage { attributes })
+}
+
+/// Compares what is in the kernel with what was installed. What has no rules is no table.
 pub(super) fn observe(installed: Option<&mut Installed>) -> io::Result<Guard> {
     let mut nftables = Nftables::open()?;
     let Some(installed) = installed else {
-        let exists = nftables.get(table_query())?.is_some();
-        return Ok(if exists {
+        let is_there = has_rules(&mut nftables, GUARD)? || has_rules(&mut nftables, STANDBY)?;
+        return Ok(if is_there {
             Guard::Altered
         } else {
             Guard::Missing
@@ -121,14 +162,17 @@ pub(super) fn counters() -> io::Result<GuardCounters> {
     read_counters(&mut Nftables::open()?)
 }
 
-/// Removes the table; whether there was one.
+/// Removes the table and its standby; whether there was either.
 pub(super) fn remove() -> io::Result<bool> {
     let mut nftables = Nftables::open()?;
-    if nftables.get(table_query())?.is_none() {
-        return Ok(false);
+    let mut removed = false;
+    for place in [GUARD, STANDBY] {
+        if table(&mut nftables, place)?.is_some() {
+            carry_out(&mut nftables, ruleset::remove(place))?;
+            removed = true;
+        }
     }
-    nftables.transaction(ruleset::remove())?;
-    Ok(true)
+    Ok(removed)
 }
 
 /// A fingerprint that no change of any table came between, and its generation.
@@ -149,21 +193,19 @@ fn consistent(nftables: &mut Nftables) -> io::Result<(u32, Option<Fingerprint>)>
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-fn table_query() -> NfTablesMessage {
-    let attributes = vec![TableAttribute::Name(TABLE.to_owned())];
-    NfTablesMessage::GetTable(TableMessage { attributes })
-}
-
 fn fingerprint(nftables: &mut Nftables) -> io::Result<Option<Fingerprint>> {
     use attribute::{
         CHAIN_COUNTERS, CHAIN_HANDLE, CHAIN_TABLE, CHAIN_USE, OBJECT_DATA, OBJECT_HANDLE,
         OBJECT_TABLE, OBJECT_USE, RULE_HANDLE, RULE_POSITION, SET_HANDLE, SET_NAME, TABLE_HANDLE,
         TABLE_USE,
     };
-    let Some(table) = nftables.get(table_query())? else {
+    let Some(found) = table(nftables, GUARD)? else {
         return Ok(None);
     };
-    let mut print = vec![stable("table", &table, &[TABLE_USE, TABLE_HANDLE])];
+    let mut print = vec![stable("table", &found, &[TABLE_USE, TABLE_HANDLE])];
+    if table(nftables, STANDBY)?.is_some() {
+        print.push(b"standby".to_vec());
+    }
 
     let all = NfTablesMessage::GetChain(ChainMessage {
         attributes: Vec::new(),
@@ -179,14 +221,12 @@ fn fingerprint(nftables: &mut Nftables) -> io::Result<Option<Fingerprint>> {
             &[CHAIN_HANDLE, CHAIN_USE, CHAIN_COUNTERS],
         ));
     }
-    let attributes = vec![RuleAttribute::Table(TABLE.to_owned())];
-    let rules = NfTablesMessage::GetRule(RuleMessage { attributes });
-    for (position, rule) in nftables.dump(&rules)?.iter().enumerate() {
+    for (position, rule) in nftables.dump(&rules_of(GUARD))?.iter().enumerate() {
         // The order of the rules counts, that of the dump of all else does not.
         let place = format!("rule {position:4}");
         print.push(stable(&place, rule, &[RULE_HANDLE, RULE_POSITION]));
     }
-    let objects = NfTablesMessage::GetObject(vec![text(OBJECT_TABLE, TABLE)]);
+    let objects = NfTablesMessage::GetObject(vec![text(OBJECT_TABLE, GUARD.name)]);
     for object in &nftables.dump(&objects)? {
         print.push(stable(
             "object",
@@ -194,7 +234,7 @@ fn fingerprint(nftables: &mut Nftables) -> io::Result<Option<Fingerprint>> {
             &[OBJECT_DATA, OBJECT_USE, OBJECT_HANDLE],
         ));
     }
-    let attributes = vec![SetAttribute::Table(TABLE.to_owned())];
+    let attributes = vec![SetAttribute::Table(GUARD.name.to_owned())];
     let sets = NfTablesMessage::GetSet(SetMessage { attributes });
     for set in &nftables.dump(&sets)? {
         print.push(stable("set", set, &[SET_HANDLE]));
@@ -211,7 +251,7 @@ fn elements(nftables: &mut Nftables, set: &[u8], print: &mut Fingerprint) -> io:
         .trim_end_matches('\0')
         .to_owned();
     let attributes = vec![
-        SetElementList::Table(TABLE.to_owned()),
+        SetElementList::Table(GUARD.name.to_owned()),
         SetElementList::Set(name),
     ];
     let query = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
@@ -227,7 +267,7 @@ fn elements(nftables: &mut Nftables, set: &[u8], print: &mut Fingerprint) -> io:
 fn is_ours(dumped: &Dumped, table: u16) -> bool {
     dumped
         .value(table)
-        .is_some_and(|name| name.strip_suffix(b"\0") == Some(TABLE.as_bytes()))
+        .is_some_and(|name| name.strip_suffix(b"\0") == Some(GUARD.name.as_bytes()))
 }
 
 /// The object without the attributes that change by themselves.
@@ -249,7 +289,7 @@ fn text(kind: u16, text: &str) -> DefaultNla {
 }
 
 fn read_counters(nftables: &mut Nftables) -> io::Result<GuardCounters> {
-    let query = NfTablesMessage::GetObject(vec![text(attribute::OBJECT_TABLE, TABLE)]);
+    let query = NfTablesMessage::GetObject(vec![text(attribute::OBJECT_TABLE, GUARD.name)]);
     let mut counters = GuardCounters::default();
     for object in nftables.dump(&query)? {
         let name = object.value(attribute::OBJECT_NAME).unwrap_or_default();

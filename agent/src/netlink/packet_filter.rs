@@ -18,7 +18,7 @@ use podwire_core::packet_filter::{
 use rtnetlink::packet_core::DefaultNla;
 use rustix::io::Errno;
 
-use super::guard::TABLE;
+use super::guard::{GUARD, STANDBY};
 use super::nftables::{Dumped, Nftables, attributes_in};
 
 /// Attribute numbers of `linux/netfilter/nf_tables.h`.
@@ -277,7 +277,10 @@ fn base_chain(dumped: &Dumped) -> Option<(ChainName, Chain)> {
         table: text(dumped, attribute::CHAIN_TABLE)?,
         chain: text(dumped, attribute::CHAIN_NAME)?,
     };
-    if name.family == TableFamily::Inet && name.table == TABLE {
+    let is_ours = [GUARD, STANDBY]
+        .map(|ours| ours.name)
+        .contains(&name.table.as_str());
+    if name.family == TableFamily::Inet && is_ours {
         return None;
     }
     // Chains that translate addresses are not read: most of kube-proxy's rules are theirs, and

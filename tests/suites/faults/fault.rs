@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::agent_view::CONVERGENCE;
+use podwire_testbed::kernel_state::guard_table;
 use podwire_testbed::{Impairment, Node, Testbed, until};
 
 use crate::scene::{Scene, Site, more_errors};
@@ -192,11 +193,10 @@ pub(crate) fn heal(scene: &Scene, faults: &[Fault]) -> Result<()> {
     scene.whole()
 }
 
-/// Waits until the node has a table of Podwire's.
+/// Waits until a table of Podwire's is in force on the node.
 pub(crate) fn guarded(node: &Node) -> Result<()> {
     until(CONVERGENCE, "the guard table", || {
-        let table = ["list", "table", "inet", "podwire"];
-        node.namespace().output("nft", &table, "").map(drop)
+        guard_table(node).map(drop)
     })
 }
 

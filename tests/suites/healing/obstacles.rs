@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::agent_view::{CONVERGENCE, drops, status, wait_whole};
-use podwire_testbed::kernel_state::KernelState;
+use podwire_testbed::kernel_state::{KernelState, guard_table};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{IpVersion, Node, Protocol, Testbed, Topology, matrix, until};
 
@@ -145,9 +145,8 @@ fn named_and_untouched(context: &Context) -> Result<()> {
     let node = bed.node(1);
     ip(node, &OTHER_WAY_OUT.map(str::to_owned))?;
     until(CONVERGENCE, "the other way out to be guarded", || {
-        let set = ["list", "set", "inet", "podwire", "underlay_links"];
-        let set = node.namespace().output("nft", &set, "")?;
-        ensure!(set.contains("\"eth1\""), "{set}");
+        let table = guard_table(node)?;
+        ensure!(table.contains("\"eth1\""), "{table}");
         Ok(())
     })?;
     let whole = KernelState::of(node)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use podwire_testbed::agent_view::{CONVERGENCE, status, wait_whole};
-use podwire_testbed::kernel_state::KernelState;
+use podwire_testbed::kernel_state::{KernelState, guard_table};
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{IpVersion, Node, Protocol, Scratch, Testbed, Topology, matrix, until};
 
@@ -260,10 +260,7 @@ fn refused(bed: &Testbed, path: &Path, said: &[&str], code: i32) -> Result<()> {
     for expected in said.iter().copied().chain([path.as_str()]) {
         ensure!(log.contains(expected), "{expected:?} is not said:\n{log}");
     }
-    let table = ["list", "table", "inet", "podwire"];
-    node.namespace()
-        .output("nft", &table, "")
-        .context("no guard")?;
+    guard_table(node).context("no guard")?;
     // Closed for pods, too, that somebody starts all the same.
     start_pods(node)?;
     for version in [IpVersion::V4, IpVersion::V6] {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::agent_view::{CONVERGENCE, METRICS, get, status};
+use podwire_testbed::kernel_state::guard_table;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Node, Topology, until};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -207,10 +208,7 @@ fn flood(node: &Node, process: u32, before: usize) -> Result<()> {
         );
     }
     node.namespace().nft("delete table inet podwire\n")?;
-    until(HEALING, "the guard table in a flood", || {
-        let arguments = ["list", "table", "inet", "podwire"];
-        node.namespace().output("nft", &arguments, "")
-    })?;
+    until(HEALING, "the guard table in a flood", || guard_table(node))?;
     let now = descriptors(process)?;
     ensure!(
         now < most,

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::agent_view::{CONVERGENCE, routes, status};
+use podwire_testbed::kernel_state::guard_table;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{Node, Topology};
 
@@ -160,8 +161,7 @@ fn refuses(node: &Node, case: &Case) -> Result<()> {
         left.len() == 2 && left.iter().all(|route| route.starts_with("unreachable")),
         "not just the covers of two CIDRs: {left:?}"
     );
-    let table = ["list", "table", "inet", "podwire"];
-    node.namespace().output("nft", &table, "")?;
+    guard_table(node)?;
     let links = node.namespace().output("ip", &["-o", "link", "show"], "")?;
     ensure!(!links.contains("podwire"), "a device was made: {links}");
     Ok(())

@@ -5,9 +5,10 @@ use std::net::UdpSocket;
 
 use anyhow::{Context as _, Result, ensure};
 use podwire_testbed::agent_view::{CONVERGENCE, Status, routes, wait_peers, wait_status};
+use podwire_testbed::kernel_state::guard_table;
 use podwire_testbed::suite::{Context, Test};
 use podwire_testbed::{
-    Bystanders, Confinement, IpVersion, Node, Protocol, Testbed, Topology, matrix, until,
+    Bystanders, Confinement, IpVersion, Protocol, Testbed, Topology, matrix, until,
 };
 use rustix::io::Errno;
 
@@ -109,20 +110,14 @@ fn no_net_admin(context: &Context) -> Result<()> {
     whole(&bed)?;
     node.stop_agent()?;
     node.confine_agent(Some(Confinement::NetAdmin));
-    let before = (routes(node)?, table(node)?);
+    let before = (routes(node)?, guard_table(node)?);
     node.start_agent()?;
     tells(node, &["grant", "capability NET_ADMIN"])?;
     ensure!(
-        before == (routes(node)?, table(node)?),
+        before == (routes(node)?, guard_table(node)?),
         "the guards changed"
     );
     nothing_passes(&bed)
-}
-
-/// The guard table as nft lists it, without its counters' values.
-fn table(node: &Node) -> Result<String> {
-    let arguments = ["-s", "list", "table", "inet", "podwire"];
-    node.namespace().output("nft", &arguments, "")
 }
 
 fn no_nftables(context: &Context) -> Result<()> {

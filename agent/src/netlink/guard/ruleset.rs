@@ -1,23 +1,33 @@
 //! The guard table as netlink messages: which packet may go where, and under which source.
 
-use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
-
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, Hook, HookNumber, InetHookNumber, ListAttribute,
-    NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute,
-    SetElementFlags, SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute,
-    TableMessage,
+    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage, RuleAttribute,
+    RuleMessage, TableAttribute, TableMessage,
 };
 use podwire_core::kernel::GuardTable;
 use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED};
 
 use super::GuardCounters;
-use super::expression::{Direction, Family, Field, LINK_NAME_LENGTH, Rule, link_name};
+use super::expression::{Direction, Family, Field, Rule};
 
-/// Name of the table, in the family `inet`.
-pub(in crate::netlink) const TABLE: &str = "podwire";
+/// Name of a table in the family `inet`, and what it adds to the priorities of its chains.
+#[derive(Clone, Copy)]
+pub(in crate::netlink) struct Table {
+    pub(in crate::netlink) name: &'static str,
+    lag: i32,
+}
+
+/// The guard table.
+pub(in crate::netlink) const GUARD: Table = Table {
+    name: "podwire",
+    lag: 0,
+};
+
+/// Guards while the other one is replaced. Asked after it, which counts.
+pub(in crate::netlink) const STANDBY: Table = Table {
+    name: "podwire_standby",
+    lag: 1,
+};
 
 /// Counter of packets that the egress guard refused.
 pub(super) const EGRESS_REFUSED: &str = "egress_refused";
@@ -28,13 +38,13 @@ pub(super) const INGRESS_DROPPED: &str = "ingress_dropped";
 const LOOPBACK: &str = "lo";
 
 /// Sets, of which there is one in each family.
-const CLUSTER: &str = "cluster";
-const OWN: &str = "own";
-const HOST_NETWORK: &str = "host_network";
-const UNTRANSLATED: &str = "untranslated";
+pub(super) const CLUSTER: &str = "cluster";
+pub(super) const OWN: &str = "own";
+pub(super) const HOST_NETWORK: &str = "host_network";
+pub(super) const UNTRANSLATED: &str = "untranslated";
 
 /// The set of link names.
-const UNDERLAY_LINKS: &str = "underlay_links";
+pub(super) const UNDERLAY_LINKS: &str = "underlay_links";
 
 /// Before connection tracking, so that what is dropped costs no entry (`NF_IP_PRI_RAW`).
 const PRIORITY_RAW: i32 = -300;
@@ -44,22 +54,6 @@ const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_BEFORE_FILTER: i32 = -10;
 /// Where sources are translated (`NF_IP_PRI_NAT_SRC`).
 const PRIORITY_SOURCE_TRANSLATION: i32 = 100;
-
-/// A message's attribute holds 64 KiB, an element under 50 bytes.
-const ELEMENTS_PER_MESSAGE: usize = 1000;
-
-/// Type numbers of nft(8) by which it prints a set's elements.
-mod set_type {
-    pub(super) const IPV4_ADDRESS: u32 = 7;
-    pub(super) const IPV6_ADDRESS: u32 = 8;
-    pub(super) const LINK_NAME: u32 = 41;
-}
-
-/// User data by which nft(8) knows that a set's keys are in the host's byte order, as link names
-/// are: type (`NFTNL_UDATA_SET_KEYBYTEORDER`), length, value. Without it, it prints them empty.
-fn keys_in_host_order() -> Vec<u8> {
-    [&[0, 4][..], &1_u32.to_ne_bytes()].concat()
-}
 
 /// Numbers of `linux/netfilter/nf_tables.h` that the message crate leaves to us.
 mod number {
@@ -73,27 +67,70 @@ mod number {
     pub(super) const POLICY_ACCEPT: u32 = 1;
 }
 
-/// Removes the table.
-pub(super) fn remove() -> Vec<NfTablesMessage> {
-    vec![NfTablesMessage::DeleteTable(table_message())]
+/// Messages that take effect together.
+type Transaction = Vec<NfTablesMessage>;
+
+/// Puts a table into force in the place of [`GUARD`], one transaction after the other.
+///
+/// No transaction replaces a table at once. What it removes has no elements in its sets before its
+/// rules are gone, and what it adds has rules before elements: for some microseconds packets pass
+/// both, or are refused by both. So a standby guards meanwhile, unless `stands` says that one does
+/// or that there is nothing to be replaced; and no transaction changes sets that a rule asks.
+pub(super) fn replace(
+    table: &GuardTable,
+    counted: GuardCounters,
+    stands: bool,
+) -> Vec<Transaction> {
+    let mut steps = Vec::new();
+    if !stands {
+        steps.push(prepare(STANDBY, table, GuardCounters::default()));
+        steps.push(rules(STANDBY, table));
+    }
+    steps.push(flush(GUARD));
+    steps.push(prepare(GUARD, table, counted));
+    steps.push(rules(GUARD, table));
+    steps
 }
 
-/// Replaces the table whole. Adding it first makes the removal succeed also where there is none.
-pub(super) fn replace(table: &GuardTable, counted: GuardCounters) -> Vec<NfTablesMessage> {
-    let mut messages = vec![NfTablesMessage::NewTable(table_message())];
-    messages.extend(remove());
-    messages.push(NfTablesMessage::NewTable(table_message()));
-    messages.push(counter(EGRESS_REFUSED, counted.egress_refused));
-    messages.push(counter(INGRESS_DROPPED, counted.ingress_dropped));
-    messages.extend(sets(table));
+/// Removes a table in the same way, also where there is none.
+pub(super) fn remove(place: Table) -> [Transaction; 2] {
+    [flush(place), delete(place)]
+}
+
+/// Takes every rule of a table, which then lets everything pass.
+fn flush(place: Table) -> Transaction {
+    let attributes = vec![RuleAttribute::Table(place.name.to_owned())];
+    vec![
+        // Else there might be none.
+        NfTablesMessage::NewTable(place.message()),
+        NfTablesMessage::DeleteRule(RuleMessage { attributes }),
+    ]
+}
+
+fn delete(place: Table) -> Transaction {
+    vec![
+        NfTablesMessage::NewTable(place.message()),
+        NfTablesMessage::DeleteTable(place.message()),
+    ]
+}
+
+/// A table without rules, instead of whatever has that name.
+fn prepare(place: Table, table: &GuardTable, counted: GuardCounters) -> Transaction {
+    let mut messages = delete(place);
+    messages.push(NfTablesMessage::NewTable(place.message()));
+    messages.push(place.counter(EGRESS_REFUSED, counted.egress_refused));
+    messages.push(place.counter(INGRESS_DROPPED, counted.ingress_dropped));
+    messages.extend(place.sets(table));
+    messages
+}
+
+/// The rules of a table that is prepared.
+fn rules(place: Table, table: &GuardTable) -> Transaction {
+    let mut messages = Vec::new();
     for chain in chains(table.device.as_deref()) {
-        messages.push(chain.message());
-        messages.extend(
-            chain
-                .rules
-                .into_iter()
-                .map(|rule| rule_message(chain.name, rule)),
-        );
+        messages.push(place.chain(&chain));
+        let rules = chain.rules.into_iter();
+        messages.extend(rules.map(|rule| place.rule(chain.name, rule)));
     }
     messages
 }
@@ -253,196 +290,60 @@ fn source_translation(device: Option<&str>) -> Vec<Rule> {
     rules
 }
 
-fn name(set: &str, family: Family) -> String {
+pub(super) fn name(set: &str, family: Family) -> String {
     match family {
         Family::V4 => format!("{set}4"),
         Family::V6 => format!("{set}6"),
     }
 }
 
-/// Never translated: pod traffic, and what is for all on a link (a bridge shows its pods' multicast
-/// to this hook where `br_netfilter` is loaded).
-fn untranslated(cluster: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
-    let multicast4 = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
-    let broadcast = Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32);
-    let multicast6 = Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
-    let everybody = [multicast4.into(), broadcast.into(), multicast6.into()];
-    cluster.iter().copied().chain(everybody).collect()
-}
-
-fn sets(table: &GuardTable) -> Vec<NfTablesMessage> {
-    let untranslated = untranslated(&table.cluster_cidrs);
-    let prefixes = [
-        (CLUSTER, &table.cluster_cidrs),
-        (OWN, &table.own_cidrs),
-        (HOST_NETWORK, &table.host_network_cidrs),
-        (UNTRANSLATED, &untranslated),
-    ];
-    let mut messages = Vec::new();
-    for (set, cidrs) in prefixes {
-        messages.extend(prefix_set(
-            &name(set, Family::V4),
-            Family::V4,
-            ranges4(cidrs),
-        ));
-        messages.extend(prefix_set(
-            &name(set, Family::V6),
-            Family::V6,
-            ranges6(cidrs),
-        ));
+impl Table {
+    fn message(self) -> TableMessage {
+        TableMessage {
+            attributes: vec![TableAttribute::Name(self.name.to_owned())],
+        }
     }
-    let mut attributes = set_attributes(
-        UNDERLAY_LINKS,
-        set_type::LINK_NAME,
-        LINK_NAME_LENGTH,
-        SetFlags::empty(),
-    );
-    attributes.push(SetAttribute::UserData(keys_in_host_order()));
-    messages.push(NfTablesMessage::NewSet(SetMessage { attributes }));
-    let links = table
-        .underlay_links
-        .iter()
-        .map(|name| element(link_name(name), false));
-    messages.extend(element_messages(UNDERLAY_LINKS, links.collect()));
-    messages
-}
 
-/// First address of a range, and the address after its last, unless that was the family's last.
-type Range = (Vec<u8>, Option<Vec<u8>>);
-
-/// The kernel wants ranges that do not overlap.
-fn ranges4(cidrs: &BTreeSet<IpNet>) -> Vec<Range> {
-    let cidrs = cidrs.iter().filter_map(|cidr| match cidr {
-        IpNet::V4(cidr) => Some(cidr.trunc()),
-        IpNet::V6(_) => None,
-    });
-    let range = |cidr: Ipv4Net| {
-        let end = u32::from(cidr.broadcast()).checked_add(1);
-        (
-            cidr.network().octets().to_vec(),
-            end.map(|end| end.to_be_bytes().to_vec()),
-        )
-    };
-    Ipv4Net::aggregate(&cidrs.collect())
-        .into_iter()
-        .map(range)
-        .collect()
-}
-
-fn ranges6(cidrs: &BTreeSet<IpNet>) -> Vec<Range> {
-    let cidrs = cidrs.iter().filter_map(|cidr| match cidr {
-        IpNet::V4(_) => None,
-        IpNet::V6(cidr) => Some(cidr.trunc()),
-    });
-    let range = |cidr: Ipv6Net| {
-        let end = u128::from(cidr.broadcast()).checked_add(1);
-        (
-            cidr.network().octets().to_vec(),
-            end.map(|end| end.to_be_bytes().to_vec()),
-        )
-    };
-    Ipv6Net::aggregate(&cidrs.collect())
-        .into_iter()
-        .map(range)
-        .collect()
-}
-
-fn prefix_set(set: &str, family: Family, ranges: Vec<Range>) -> Vec<NfTablesMessage> {
-    let (kind, length) = match family {
-        Family::V4 => (set_type::IPV4_ADDRESS, 4),
-        Family::V6 => (set_type::IPV6_ADDRESS, 16),
-    };
-    let attributes = set_attributes(set, kind, length, SetFlags::Interval);
-    let mut messages = vec![NfTablesMessage::NewSet(SetMessage { attributes })];
-    let elements = ranges.into_iter().flat_map(|(start, end)| {
-        std::iter::once(element(start, false)).chain(end.map(|end| element(end, true)))
-    });
-    messages.extend(element_messages(set, elements.collect()));
-    messages
-}
-
-type Element = ListAttribute<SetElementAttribute>;
-
-fn element(key: Vec<u8>, is_end: bool) -> Element {
-    let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(key))];
-    if is_end {
-        attributes.push(SetElementAttribute::Flags(SetElementFlags::IntervalEnd));
-    }
-    ListAttribute::Element(attributes)
-}
-
-fn element_messages(set: &str, elements: Vec<Element>) -> Vec<NfTablesMessage> {
-    let message = |elements: &[Element]| {
+    fn chain(self, chain: &Chain) -> NfTablesMessage {
         let attributes = vec![
-            SetElementList::Table(TABLE.to_owned()),
-            SetElementList::Set(set.to_owned()),
-            SetElementList::Elements(elements.to_vec()),
-        ];
-        NfTablesMessage::NewSetElement(SetElementMessage { attributes })
-    };
-    elements.chunks(ELEMENTS_PER_MESSAGE).map(message).collect()
-}
-
-fn set_attributes(set: &str, kind: u32, key_length: usize, flags: SetFlags) -> Vec<SetAttribute> {
-    let key_length = u32::try_from(key_length).expect("a key is at most 16 bytes");
-    vec![
-        SetAttribute::Table(TABLE.to_owned()),
-        SetAttribute::Name(set.to_owned()),
-        SetAttribute::Flags(flags),
-        SetAttribute::KeyType(kind),
-        SetAttribute::KeyLen(key_length),
-        // The kernel asks for one; elements and rules go by name.
-        SetAttribute::Id(0),
-    ]
-}
-
-fn table_message() -> TableMessage {
-    TableMessage {
-        attributes: vec![TableAttribute::Name(TABLE.to_owned())],
-    }
-}
-
-impl Chain {
-    fn message(&self) -> NfTablesMessage {
-        let attributes = vec![
-            ChainAttribute::Table(TABLE.to_owned()),
-            ChainAttribute::Name(self.name.to_owned()),
+            ChainAttribute::Table(self.name.to_owned()),
+            ChainAttribute::Name(chain.name.to_owned()),
             ChainAttribute::Hook(vec![
-                Hook::Number(HookNumber::Inet(self.hook)),
-                Hook::Priority(self.priority.cast_unsigned()),
+                Hook::Number(HookNumber::Inet(chain.hook)),
+                Hook::Priority((chain.priority + self.lag).cast_unsigned()),
             ]),
             ChainAttribute::Policy(number::POLICY_ACCEPT),
-            ChainAttribute::Type(self.kind.to_owned()),
+            ChainAttribute::Type(chain.kind.to_owned()),
         ];
         NfTablesMessage::NewChain(ChainMessage { attributes })
     }
-}
 
-fn rule_message(chain: &str, rule: Rule) -> NfTablesMessage {
-    let attributes = vec![
-        RuleAttribute::Table(TABLE.to_owned()),
-        RuleAttribute::Chain(chain.to_owned()),
-        RuleAttribute::Expressions(rule.into_expressions()),
-    ];
-    NfTablesMessage::NewRule(RuleMessage { attributes })
-}
+    fn rule(self, chain: &str, rule: Rule) -> NfTablesMessage {
+        let attributes = vec![
+            RuleAttribute::Table(self.name.to_owned()),
+            RuleAttribute::Chain(chain.to_owned()),
+            RuleAttribute::Expressions(rule.into_expressions()),
+        ];
+        NfTablesMessage::NewRule(RuleMessage { attributes })
+    }
 
-fn counter(name: &str, packets: u64) -> NfTablesMessage {
-    use rtnetlink::packet_core::Emitable as _;
-    let text = |kind, text: &str| DefaultNla::new(kind, [text.as_bytes(), b"\0"].concat());
-    let start = [
-        DefaultNla::new(number::COUNTER_BYTES, 0_u64.to_be_bytes().to_vec()),
-        DefaultNla::new(number::COUNTER_PACKETS, packets.to_be_bytes().to_vec()),
-    ];
-    let mut data = vec![0; start.as_slice().buffer_len()];
-    start.as_slice().emit(&mut data);
-    NfTablesMessage::NewObject(vec![
-        text(number::OBJECT_TABLE, TABLE),
-        text(number::OBJECT_NAME, name),
-        DefaultNla::new(
-            number::OBJECT_TYPE,
-            number::OBJECT_COUNTER.to_be_bytes().to_vec(),
-        ),
-        DefaultNla::new(number::OBJECT_DATA | NLA_F_NESTED, data),
-    ])
+    fn counter(self, name: &str, packets: u64) -> NfTablesMessage {
+        use rtnetlink::packet_core::Emitable as _;
+        let text = |kind, text: &str| DefaultNla::new(kind, [text.as_bytes(), b"\0"].concat());
+        let start = [
+            DefaultNla::new(number::COUNTER_BYTES, 0_u64.to_be_bytes().to_vec()),
+            DefaultNla::new(number::COUNTER_PACKETS, packets.to_be_bytes().to_vec()),
+        ];
+        let mut data = vec![0; start.as_slice().buffer_len()];
+        start.as_slice().emit(&mut data);
+        NfTablesMessage::NewObject(vec![
+            text(number::OBJECT_TABLE, self.name),
+            text(number::OBJECT_NAME, name),
+            DefaultNla::new(
+                number::OBJECT_TYPE,
+                number::OBJECT_COUNTER.to_be_bytes().to_vec(),
+            ),
+            DefaultNla::new(number::OBJECT_DATA | NLA_F_NESTED, data),
+        ])
+    }
 }

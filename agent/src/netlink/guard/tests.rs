@@ -1,5 +1,7 @@
 //! The guard with real packets, and with `nft` as the witness of what is installed.
 
+mod replacement;
+
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};

@@ -160,6 +160,7 @@ fn our_own_table_and_chains_that_translate_are_not_looked_at_and_other_hooks_are
             ));
         };
         chain("inet podwire", "filter", "forward");
+        chain("inet podwire_standby", "filter", "forward");
         chain("ip other", "nat", "postrouting");
         chain("ip6 other", "filter", "forward");
         chain("ip other", "filter", "input");

@@ -1,0 +1,178 @@
+//! One table takes the place of another under traffic.
+//!
+//! The kernel replaces no table at once: for some microseconds the sets of neither have elements,
+//! and a chain's policy is not in force yet.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::super::super::nftables::Nftables;
+use super::super::{InstallError, carry_out, ruleset};
+use super::*;
+
+/// Each of them let about one packet of a flood out.
+const REPLACEMENTS: usize = 200;
+
+type Traffic<'a> = (&'a Namespace, &'a (dyn Fn() + Sync));
+
+/// Replaces the table again and again while all of this happens again and again.
+fn while_replaced(lab: &Lab, table: &GuardTable, traffic: &[Traffic<'_>]) {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for (namespace, once) in traffic {
+            scope.spawn(|| {
+                namespace.run(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        once();
+                    }
+                });
+            });
+        }
+        for _ in 0..REPLACEMENTS {
+            lab.install(table);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn nothing_leaves_while_the_table_is_replaced() {
+    for family in families() {
+        let lab = Lab::new();
+        lab.install(&table());
+        let peer = socket(&lab.peer, family.peer_pod, PORT);
+        let node = socket(&lab.node, any(family.node), 0);
+        let pod = socket(&lab.pod, family.pod, 0);
+        let send_from = |from| drop(send(from, family.peer_pod, "plaintext"));
+        while_replaced(
+            &lab,
+            &table(),
+            &[
+                (&lab.node, &|| send_from(&node)),
+                (&lab.pod, &|| send_from(&pod)),
+            ],
+        );
+        // What arrives first is what was sent last: nothing else had arrived.
+        lab.node.run(|| assert!(remove().expect("removed")));
+        send(&node, family.peer_pod, "unguarded").expect("sent");
+        assert_eq!(receive(&peer).0, "unguarded");
+    }
+}
+
+#[test]
+fn nothing_is_lost_or_translated_wrongly_while_the_table_is_replaced() {
+    for family in families() {
+        let lab = Lab::new();
+        lab.install(&with_host_network());
+        let peer = socket(&lab.peer, family.peer, PORT);
+        let peer_pod = socket(&lab.peer, family.peer_pod, PORT);
+        let remote_pod = socket(&lab.far_end, family.remote_pod, PORT);
+        // Each packet is the first of its flow, for which a translation is chosen.
+        let arrives = |from: &str, to: &str, at: &UdpSocket| {
+            let from = UdpSocket::bind((from, 0)).expect("a port");
+            send(&from, to, to).expect("nothing refuses it");
+            let (what, source) = receive(at);
+            assert_eq!(what, to);
+            source
+        };
+        let from_pod = || {
+            let source = arrives(family.pod, family.peer, &peer);
+            assert_eq!(source.to_string(), family.node, "to the outside");
+            let source = arrives(family.pod, family.peer_pod, &peer_pod);
+            assert_eq!(source.to_string(), family.pod, "to a host-network peer");
+        };
+        let from_node = || {
+            let source = arrives(family.node, family.remote_pod, &remote_pod);
+            let is_own = family.own_pods.iter().any(|own| own.contains(&source));
+            assert!(is_own, "by the device: {source}");
+        };
+        while_replaced(
+            &lab,
+            &with_host_network(),
+            &[(&lab.pod, &from_pod), (&lab.node, &from_node)],
+        );
+        assert_eq!(lab.counted(), GuardCounters::default());
+    }
+}
+
+#[test]
+fn an_agent_that_is_killed_while_it_replaces_the_table_leaves_its_node_closed() {
+    let lab = Lab::new();
+    lab.install(&table());
+    lab.node.run(|| {
+        set("ipv4/icmp_ratelimit", "0");
+        set("ipv6/icmp/ratelimit", "0");
+    });
+    let replacement = || ruleset::replace(&table(), GuardCounters::default(), false);
+    for done in 0..=replacement().len() {
+        lab.node.run(|| {
+            let mut nftables = Nftables::open().expect("a socket");
+            let steps = replacement().into_iter().take(done);
+            carry_out(&mut nftables, steps).expect("carried out");
+        });
+        for family in families() {
+            for from in [&lab.node, &lab.pod] {
+                let error = refusal(from, family.peer_pod);
+                assert!(is_refusal(&error), "after {done}: {error}");
+            }
+        }
+        lab.node.run(|| {
+            let after = observe(None).expect("observed");
+            assert_eq!(after, Guard::Altered, "after {done}");
+            let mut installed = install(&table()).expect("installed");
+            let after = observe(Some(&mut installed)).expect("observed");
+            assert_eq!(after, Guard::Installed(table()));
+            assert_eq!(nft("list tables").trim(), "table inet podwire");
+        });
+    }
+}
+
+#[test]
+fn a_standby_that_was_left_is_noticed_and_removed() {
+    let mut watched = Watched::new();
+    let left = "add table inet podwire_standby";
+    watched.node.run(|| nft(left));
+    assert_eq!(watched.observe(), Guard::Altered);
+    watched.node.run(|| {
+        assert!(remove().expect("removed"));
+        assert_eq!(nft("list tables"), "");
+        nft(left);
+        assert!(remove().expect("removed"));
+        assert_eq!(nft("list tables"), "");
+    });
+}
+
+#[test]
+fn a_table_without_rules_is_none() {
+    Namespace::new().run(|| {
+        install(&table()).expect("installed");
+        nft("flush table inet podwire");
+        assert_eq!(observe(None).expect("observed"), Guard::Missing);
+    });
+}
+
+#[test]
+fn who_flushes_all_tables_meanwhile_hinders_no_replacement() {
+    // One less than would do.
+    const FLUSHES: usize = 4;
+    let node = Namespace::new();
+    let install = || install(&table());
+    for _ in 0..50 {
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                node.run(|| {
+                    for _ in 0..FLUSHES {
+                        nft("flush ruleset");
+                    }
+                });
+                over.store(true, Ordering::Relaxed);
+            });
+            while !over.load(Ordering::Relaxed) {
+                if let Err(InstallError::Refused(error)) = node.run(install) {
+                    panic!("a flush is no refusal: {error}");
+                }
+            }
+        });
+    }
+}
