@@ -39,7 +39,10 @@ impl KernelState {
         let mut lines = device(node)?;
         lines.extend(routes(node)?);
         lines.extend(rules(node)?);
-        lines.extend(guard_table(node)?.lines().map(str::to_owned));
+        let table = until(CONVERGENCE, "the guard table to be whole", || {
+            guard_table(node)
+        })?;
+        lines.extend(table.lines().map(str::to_owned));
         Ok(Self { lines })
     }
 
@@ -91,11 +94,17 @@ impl KernelState {
 /// The guard table as nft lists it, without its counters' values.
 ///
 /// # Errors
-/// Also while it has no rules: an agent that installs it gives it sets first.
+/// Also while an agent replaces it: then it has no rules for some milliseconds, and a standby has.
 pub fn guard_table(node: &Node) -> Result<String> {
     let arguments = ["-s", "list", "table", "inet", "podwire"];
     let table = node.namespace().output("nft", &arguments, "")?;
-    ensure!(table.contains("hook postrouting"), "no rules yet: {table}");
+    let last = "counter name \"ingress_dropped\" drop";
+    ensure!(table.contains(last), "no rules: {table}");
+    let tables = node.namespace().output("nft", &["list", "tables"], "")?;
+    ensure!(
+        !tables.contains("podwire_"),
+        "it is being replaced: {tables}"
+    );
     Ok(table)
 }
 

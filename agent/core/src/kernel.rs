@@ -213,7 +213,7 @@ pub enum RouteAction {
 /// The guard table as observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Guard {
-    /// No table of ours.
+    /// No table of ours, or none with rules.
     #[default]
     Missing,
     /// A table of ours with contents that nobody vouches for: somebody changed it, or a predecessor

@@ -13,7 +13,8 @@ use super::repeat_log::{RepeatLog, in_one_line};
 /// due.
 const SETTLING_TIME: Duration = Duration::from_millis(50);
 
-/// Least time between two repairs: with somebody who never stops, this node does not begin a race.
+/// Least time between two repairs: with somebody who never stops, this node does not begin a race,
+/// nor with itself where a pass fails that changed something.
 /// With the settling time it is well under the second in which repair is due.
 const REPAIR_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -22,7 +23,7 @@ const REPAIR_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Healing {
     /// The kernel state as this process left it; none before its first pass.
     left: Option<Kernel>,
-    /// When damage was last found.
+    /// When damage was last found, or a pass failed.
     repaired: Option<Instant>,
     log: RepeatLog,
 }
@@ -46,10 +47,12 @@ impl Healing {
     /// A pass is over: it found this damage, left the kernel so, and `whole` or not.
     pub(super) fn passed(&mut self, left: Kernel, damage: &[Damage], whole: bool, now: Instant) {
         self.left = Some(left);
+        if !whole || !damage.is_empty() {
+            self.repaired = Some(now);
+        }
         if damage.is_empty() {
             return;
         }
-        self.repaired = Some(now);
         let things: Vec<String> = damage.iter().map(ToString::to_string).collect();
         if !self.log.is_news(&things, now) {
             return;
@@ -89,6 +92,9 @@ mod tests {
         assert_eq!(healing.due(now), now + SETTLING_TIME, "nothing was wrong");
         healing.passed(Kernel::default(), &[Damage::TableMissing], true, now);
         assert_eq!(healing.due(now), now + REPAIR_INTERVAL);
+        let mut failing = Healing::default();
+        failing.passed(Kernel::default(), &[], false, now);
+        assert_eq!(failing.due(now), now + REPAIR_INTERVAL);
         let later = now + REPAIR_INTERVAL;
         assert_eq!(healing.due(later), later + SETTLING_TIME);
         assert!(REPAIR_INTERVAL + SETTLING_TIME < Duration::from_secs(1));

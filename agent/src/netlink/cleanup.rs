@@ -14,13 +14,14 @@ pub(crate) struct Removed {
     pub(crate) routes: usize,
     /// Number of policy rules of protocol 119.
     pub(crate) rules: usize,
-    /// The table `inet podwire`.
+    /// The table `inet podwire`, or its standby.
     pub(crate) guard: bool,
 }
 
 impl Netlink {
     /// Removes the device (only if it is a TUN device), all routes and policy rules of protocol 119
-    /// and the table `inet podwire`, in this order: the guards go last. May be repeated.
+    /// and the table `inet podwire` with its standby, in this order: the guards go last. May be
+    /// repeated.
     ///
     /// # Errors
     ///

@@ -1,5 +1,7 @@
 //! The guard table `inet podwire` (DESIGN.md section 7): installed, observed, counted, removed.
 //!
+//! While it is replaced `inet podwire_standby` guards.
+//!
 //! Whether the kernel still holds what was installed is told by comparison with a dump taken right
 //! after the installation; what a rule looks like in a dump differs between kernels.
 
@@ -18,7 +20,7 @@ use netlink_packet_netfilter::nftables::{
 use podwire_core::kernel::{Guard, GuardTable};
 use rtnetlink::packet_core::DefaultNla;
 
-use self::ruleset::{EGRESS_REFUSED, INGRESS_DROPPED, Table};
+use self::ruleset::{EGRESS_REFUSED, INGRESS_DROPPED, InForce, Table};
 pub(super) use self::ruleset::{GUARD, STANDBY};
 use super::nftables::{Dumped, Nftables, attributes_in, value};
 
@@ -43,7 +45,8 @@ mod attribute {
     pub(super) const COUNTER_PACKETS: u16 = 2;
 }
 
-/// Packets that the guards stopped since the table was first installed.
+/// Packets that the guards stopped since the table was first installed, but for those that its
+/// standby stopped while it was replaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GuardCounters {
     /// To the cluster's pod CIDRs, by a way that would have been plaintext.
@@ -64,49 +67,76 @@ pub(super) struct Installed {
 /// Everything in the table but handles, use counts and counter values.
 type Fingerprint = Vec<Vec<u8>>;
 
-/// How far an installation came.
+/// Why a table is not installed, or not known to be.
 #[derive(Debug)]
 pub(super) enum InstallError {
-    /// What was in force before still is, or the standby table for it.
+    /// It is not in force. What was before still is, or the standby.
     Refused(io::Error),
-    /// The table is in force, and nobody has seen it alone.
+    /// It is in force, and was not seen, or not alone.
     Unread(io::Error),
 }
 
 /// Replaces the whole table; the counters go on from where they were.
 pub(super) fn install(table: &GuardTable) -> Result<Installed, InstallError> {
+    /// Somebody who flushes all tables takes them away between two transactions.
+    const ATTEMPTS: usize = 5;
+    let mut installed = install_once(table);
+    for _ in 1..ATTEMPTS {
+        match installed {
+            Err(InstallError::Refused(error)) if error.kind() == io::ErrorKind::NotFound => {
+                installed = install_once(table);
+            }
+            other => return other,
+        }
+    }
+    installed
+}
+
+fn install_once(table: &GuardTable) -> Result<Installed, InstallError> {
     let mut nftables = replace(table).map_err(InstallError::Refused)?;
-    let read = carry_out(&mut nftables, ruleset::remove(STANDBY));
-    let read = read.and_then(|()| consistent(&mut nftables));
+    // At once: what others change until then would be vouched for.
+    let read = consistent(&mut nftables);
+    take_down(&mut nftables, STANDBY).map_err(InstallError::Unread)?;
     let (generation, dumped) = read.map_err(InstallError::Unread)?;
-    let fingerprint = dumped.ok_or_else(|| InstallError::Unread(io::ErrorKind::NotFound.into()))?;
+    let gone = || InstallError::Refused(io::ErrorKind::NotFound.into());
     Ok(Installed {
         table: table.clone(),
-        fingerprint,
+        fingerprint: dumped.ok_or_else(gone)?,
         generation,
     })
 }
 
 fn replace(table: &GuardTable) -> io::Result<Nftables> {
-    /// Somebody who flushes all tables takes them away between two transactions.
-    const ATTEMPTS: usize = 5;
-    let mut replaced = replace_once(table);
-    for _ in 1..ATTEMPTS {
-        match replaced {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => replaced = replace_once(table),
-            other => return other,
-        }
-    }
-    replaced
-}
-
-fn replace_once(table: &GuardTable) -> io::Result<Nftables> {
     let mut nftables = Nftables::open()?;
     let counted = read_counters(&mut nftables)?;
-    // An agent that was killed here may have left the standby alone in force.
-    let stands = has_rules(&mut nftables, STANDBY)? || !has_rules(&mut nftables, GUARD)?;
-    carry_out(&mut nftables, ruleset::replace(table, counted, stands))?;
+    let in_force = in_force(&mut nftables)?;
+    if in_force == InForce::Guard {
+        // One that was left admits what its agent was about to.
+        take_down(&mut nftables, STANDBY)?;
+    }
+    carry_out(&mut nftables, ruleset::replace(table, counted, in_force))?;
     Ok(nftables)
+}
+
+/// All rules of a table come and go in one transaction.
+fn in_force(nftables: &mut Nftables) -> io::Result<InForce> {
+    let mut has_rules = |place| io::Result::Ok(!nftables.dump(&rules_of(place))?.is_empty());
+    Ok(if has_rules(GUARD)? {
+        InForce::Guard
+    } else if has_rules(STANDBY)? {
+        InForce::Standby
+    } else {
+        InForce::Nothing
+    })
+}
+
+/// Whether there was such a table.
+fn take_down(nftables: &mut Nftables, place: Table) -> io::Result<bool> {
+    let is_there = table(nftables, place)?.is_some();
+    if is_there {
+        carry_out(nftables, ruleset::remove(place))?;
+    }
+    Ok(is_there)
 }
 
 fn carry_out(
@@ -122,39 +152,35 @@ fn table(nftables: &mut Nftables, place: Table) -> io::Result<Option<Dumped>> {
     nftables.get(NfTablesMessage::GetTable(TableMessage { attributes }))
 }
 
-/// Whether a table is in force: all its rules come and go in one transaction.
-fn has_rules(nftables: &mut Nftables, place: Table) -> io::Result<bool> {
-    Ok(!nftables.dump(&rules_of(place))?.is_empty())
-}
-
 fn rules_of(place: Table) -> NfTablesMessage {
     let attributes = vec![RuleAttribute::Table(place.name.to_owned())];
     NfTablesMessage::GetRule(RuleMessage { attributes })
 }
 
-/// Compares what is in the kernel with what was installed. What has no rules is no table.
+/// Compares what is in the kernel with what was installed. A table without rules is none.
 pub(super) fn observe(installed: Option<&mut Installed>) -> io::Result<Guard> {
     let mut nftables = Nftables::open()?;
-    let Some(installed) = installed else {
-        let is_there = has_rules(&mut nftables, GUARD)? || has_rules(&mut nftables, STANDBY)?;
-        return Ok(if is_there {
-            Guard::Altered
-        } else {
-            Guard::Missing
-        });
-    };
-    if nftables.generation()? == installed.generation {
+    if let Some(installed) = &installed
+        && nftables.generation()? == installed.generation
+    {
         return Ok(Guard::Installed(installed.table.clone()));
     }
+    if in_force(&mut nftables)? == InForce::Nothing {
+        return Ok(Guard::Missing);
+    }
+    let Some(installed) = installed else {
+        return Ok(Guard::Altered);
+    };
     let (generation, dumped) = consistent(&mut nftables)?;
-    Ok(match dumped {
-        None => Guard::Missing,
-        Some(fingerprint) if fingerprint == installed.fingerprint => {
+    let is_alone = table(&mut nftables, STANDBY)?.is_none();
+    Ok(
+        if is_alone && dumped.as_ref() == Some(&installed.fingerprint) {
             installed.generation = generation;
             Guard::Installed(installed.table.clone())
-        }
-        Some(_) => Guard::Altered,
-    })
+        } else {
+            Guard::Altered
+        },
+    )
 }
 
 /// What the guards have stopped; zero where there is no table.
@@ -165,14 +191,9 @@ pub(super) fn counters() -> io::Result<GuardCounters> {
 /// Removes the table and its standby; whether there was either.
 pub(super) fn remove() -> io::Result<bool> {
     let mut nftables = Nftables::open()?;
-    let mut removed = false;
-    for place in [GUARD, STANDBY] {
-        if table(&mut nftables, place)?.is_some() {
-            carry_out(&mut nftables, ruleset::remove(place))?;
-            removed = true;
-        }
-    }
-    Ok(removed)
+    let guard = take_down(&mut nftables, GUARD)?;
+    let standby = take_down(&mut nftables, STANDBY)?;
+    Ok(guard || standby)
 }
 
 /// A fingerprint that no change of any table came between, and its generation.
@@ -203,9 +224,6 @@ fn fingerprint(nftables: &mut Nftables) -> io::Result<Option<Fingerprint>> {
         return Ok(None);
     };
     let mut print = vec![stable("table", &found, &[TABLE_USE, TABLE_HANDLE])];
-    if table(nftables, STANDBY)?.is_some() {
-        print.push(b"standby".to_vec());
-    }
 
     let all = NfTablesMessage::GetChain(ChainMessage {
         attributes: Vec::new(),

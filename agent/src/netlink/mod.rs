@@ -189,7 +189,7 @@ impl Netlink {
 
     /// A table that cannot be read counts as missing: what hinders reading it hinders installing
     /// it, which then says so.
-    fn observe_guard(&mut self) -> Guard {
+    pub(crate) fn observe_guard(&mut self) -> Guard {
         guard::observe(self.installed.as_mut()).unwrap_or_default()
     }
 

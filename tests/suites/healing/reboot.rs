@@ -18,7 +18,8 @@ pub(crate) fn reboot(node: &Node) -> Result<()> {
                   ip $version rule flush proto 119\n\
                   ip $version route flush table all proto 119\n\
                   done\n\
-                  nft delete table inet podwire 2>/dev/null || true\n";
+                  nft delete table inet podwire 2>/dev/null || true\n\
+                  nft delete table inet podwire_standby 2>/dev/null || true\n";
     node.namespace().output("sh", &["-e"], script)?;
     for entry in fs::read_dir(node.run_dir())? {
         fs::remove_file(entry?.path())?;

@@ -10,10 +10,11 @@ use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED};
 use super::GuardCounters;
 use super::expression::{Direction, Family, Field, Rule};
 
-/// Name of a table in the family `inet`, and what it adds to the priorities of its chains.
+/// A table of ours in the family `inet`.
 #[derive(Clone, Copy)]
 pub(in crate::netlink) struct Table {
     pub(in crate::netlink) name: &'static str,
+    /// What is added to the priorities of its filters.
     lag: i32,
 }
 
@@ -28,6 +29,16 @@ pub(in crate::netlink) const STANDBY: Table = Table {
     name: "podwire_standby",
     lag: 1,
 };
+
+/// Which of the tables guards the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InForce {
+    Nothing,
+    /// [`GUARD`], whatever there is beside it.
+    Guard,
+    /// [`STANDBY`] alone: an agent was killed while it replaced the other one.
+    Standby,
+}
 
 /// Counter of packets that the egress guard refused.
 pub(super) const EGRESS_REFUSED: &str = "egress_refused";
@@ -70,25 +81,28 @@ mod number {
 /// Messages that take effect together.
 type Transaction = Vec<NfTablesMessage>;
 
-/// Puts a table into force in the place of [`GUARD`], one transaction after the other.
+/// Puts a table into force as [`GUARD`], one transaction after the other.
 ///
 /// No transaction replaces a table at once. What it removes has no elements in its sets before its
 /// rules are gone, and what it adds has rules before elements: for some microseconds packets pass
-/// both, or are refused by both. So a standby guards meanwhile, unless `stands` says that one does
-/// or that there is nothing to be replaced; and no transaction changes sets that a rule asks.
+/// both, or are refused by both. So a standby guards meanwhile, and no transaction changes sets
+/// that a rule asks. Where nothing guards all comes at once, or nothing does.
 pub(super) fn replace(
     table: &GuardTable,
     counted: GuardCounters,
-    stands: bool,
+    in_force: InForce,
 ) -> Vec<Transaction> {
+    let guard = [prepare(GUARD, table, counted), rules(GUARD, table)];
+    if in_force == InForce::Nothing {
+        return vec![guard.concat()];
+    }
     let mut steps = Vec::new();
-    if !stands {
+    if in_force == InForce::Guard {
         steps.push(prepare(STANDBY, table, GuardCounters::default()));
         steps.push(rules(STANDBY, table));
+        steps.push(flush(GUARD));
     }
-    steps.push(flush(GUARD));
-    steps.push(prepare(GUARD, table, counted));
-    steps.push(rules(GUARD, table));
+    steps.extend(guard);
     steps
 }
 
@@ -305,12 +319,15 @@ impl Table {
     }
 
     fn chain(self, chain: &Chain) -> NfTablesMessage {
+        // Between translations of others at the same priority, either has the same place.
+        let lag = if chain.kind == "nat" { 0 } else { self.lag };
+        let priority = chain.priority + lag;
         let attributes = vec![
             ChainAttribute::Table(self.name.to_owned()),
             ChainAttribute::Name(chain.name.to_owned()),
             ChainAttribute::Hook(vec![
                 Hook::Number(HookNumber::Inet(chain.hook)),
-                Hook::Priority((chain.priority + self.lag).cast_unsigned()),
+                Hook::Priority(priority.cast_unsigned()),
             ]),
             ChainAttribute::Policy(number::POLICY_ACCEPT),
             ChainAttribute::Type(chain.kind.to_owned()),

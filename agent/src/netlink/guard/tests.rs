@@ -520,7 +520,6 @@ fn any_alteration_is_noticed_and_healed() {
         "insert rule inet podwire ingress accept",
         "add chain inet podwire stranger",
         "flush chain inet podwire ingress",
-        "flush table inet podwire",
         "flush set inet podwire cluster4",
         "add element inet podwire host_network4 { 10.244.9.0/24 }",
         "add element inet podwire underlay_links { \"eth9\" }",
@@ -541,7 +540,11 @@ fn any_alteration_is_noticed_and_healed() {
             .run(|| install(&with_host_network()).expect("healed"));
     }
     assert_eq!(watched.observe(), Guard::Installed(with_host_network()));
-    for removal in ["delete table inet podwire", "flush ruleset"] {
+    for removal in [
+        "delete table inet podwire",
+        "flush table inet podwire",
+        "flush ruleset",
+    ] {
         watched.node.run(|| nft(removal));
         assert_eq!(watched.observe(), Guard::Missing, "{removal}");
         watched.installed = watched

@@ -1,16 +1,16 @@
 //! One table takes the place of another under traffic.
-//!
-//! The kernel replaces no table at once: for some microseconds the sets of neither have elements,
-//! and a chain's policy is not in force yet.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute, TableMessage};
+
 use super::super::super::nftables::Nftables;
-use super::super::{InstallError, carry_out, ruleset};
+use super::super::ruleset::{self, InForce, STANDBY};
+use super::super::{InstallError, carry_out};
 use super::*;
 
-/// Each of them let about one packet of a flood out.
+/// Each let about one packet of a flood out where one transaction was all of it.
 const REPLACEMENTS: usize = 200;
 
 type Traffic<'a> = (&'a Namespace, &'a (dyn Fn() + Sync));
@@ -28,11 +28,48 @@ fn while_replaced(lab: &Lab, table: &GuardTable, traffic: &[Traffic<'_>]) {
                 });
             });
         }
+        let _ended = Ended(&over);
         for _ in 0..REPLACEMENTS {
             lab.install(table);
         }
-        over.store(true, Ordering::Relaxed);
     });
+}
+
+/// Also when what it waits for panics.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Carries out as much of a replacement as an agent did before it was killed.
+fn begin(lab: &Lab, table: &GuardTable, done: usize) {
+    let replacement = ruleset::replace(table, GuardCounters::default(), InForce::Guard);
+    let steps = replacement.into_iter().chain(ruleset::remove(STANDBY));
+    lab.node.run(|| {
+        let mut nftables = Nftables::open().expect("a socket");
+        carry_out(&mut nftables, steps.take(done)).expect("carried out");
+    });
+}
+
+/// Another table that admits the same.
+fn another() -> GuardTable {
+    let mut another = table();
+    another.underlay_links.insert("eth9".to_owned());
+    another
+}
+
+/// Whether a packet that was refused all the time arrives at last, from either sender, as nothing
+/// did before.
+fn nothing_left(lab: &Lab, peer: &UdpSocket, senders: &[(&UdpSocket, &str)]) {
+    assert!(lab.counted().egress_refused > 0, "nothing was sent");
+    lab.node.run(|| assert!(remove().expect("removed")));
+    for (from, to) in senders {
+        send(from, to, "unguarded").expect("sent");
+        assert_eq!(receive(peer).0, "unguarded");
+    }
 }
 
 #[test]
@@ -52,10 +89,37 @@ fn nothing_leaves_while_the_table_is_replaced() {
                 (&lab.pod, &|| send_from(&pod)),
             ],
         );
-        // What arrives first is what was sent last: nothing else had arrived.
-        lab.node.run(|| assert!(remove().expect("removed")));
-        send(&node, family.peer_pod, "unguarded").expect("sent");
-        assert_eq!(receive(&peer).0, "unguarded");
+        nothing_left(
+            &lab,
+            &peer,
+            &[(&node, family.peer_pod), (&pod, family.peer_pod)],
+        );
+    }
+}
+
+#[test]
+fn a_standby_that_was_about_to_admit_more_is_not_trusted() {
+    for family in families() {
+        let lab = Lab::new();
+        lab.install(&table());
+        let peer = socket(&lab.peer, family.peer_pod, PORT);
+        let node = socket(&lab.node, any(family.node), 0);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let _ = send(&node, family.peer_pod, "plaintext");
+                }
+            });
+            let _ended = Ended(&over);
+            for _ in 0..10 {
+                // The standby is in force, and nothing else is changed.
+                begin(&lab, &with_host_network(), 2);
+                lab.install(&another());
+                lab.install(&table());
+            }
+        });
+        nothing_left(&lab, &peer, &[(&node, family.peer_pod)]);
     }
 }
 
@@ -97,19 +161,17 @@ fn nothing_is_lost_or_translated_wrongly_while_the_table_is_replaced() {
 
 #[test]
 fn an_agent_that_is_killed_while_it_replaces_the_table_leaves_its_node_closed() {
+    const STEPS: usize = 7;
     let lab = Lab::new();
-    lab.install(&table());
     lab.node.run(|| {
         set("ipv4/icmp_ratelimit", "0");
         set("ipv6/icmp/ratelimit", "0");
     });
-    let replacement = || ruleset::replace(&table(), GuardCounters::default(), false);
-    for done in 0..=replacement().len() {
-        lab.node.run(|| {
-            let mut nftables = Nftables::open().expect("a socket");
-            let steps = replacement().into_iter().take(done);
-            carry_out(&mut nftables, steps).expect("carried out");
-        });
+    let replacement = ruleset::replace(&table(), GuardCounters::default(), InForce::Guard);
+    assert_eq!(STEPS, replacement.len() + ruleset::remove(STANDBY).len());
+    for done in 0..=STEPS {
+        lab.install(&table());
+        begin(&lab, &another(), done);
         for family in families() {
             for from in [&lab.node, &lab.pod] {
                 let error = refusal(from, family.peer_pod);
@@ -148,6 +210,22 @@ fn a_table_without_rules_is_none() {
         install(&table()).expect("installed");
         nft("flush table inet podwire");
         assert_eq!(observe(None).expect("observed"), Guard::Missing);
+    });
+}
+
+#[test]
+fn a_table_that_is_refused_where_nothing_guards_leaves_nothing_and_tells_nobody() {
+    Namespace::new().run(|| {
+        let replacement = ruleset::replace(&table(), GuardCounters::default(), InForce::Nothing);
+        let [mut all] = <[_; 1]>::try_from(replacement).expect("one transaction");
+        let attributes = vec![TableAttribute::Name("nobody".to_owned())];
+        all.push(NfTablesMessage::DeleteTable(TableMessage { attributes }));
+        let mut nftables = Nftables::open().expect("a socket");
+        let before = nftables.generation().expect("asked");
+        carry_out(&mut nftables, [all]).expect_err("refused");
+        assert_eq!(nft("list tables"), "");
+        let mut nftables = Nftables::open().expect("a socket");
+        assert_eq!(nftables.generation().expect("asked"), before);
     });
 }
 
