@@ -31,18 +31,22 @@ pub struct KernelState {
 }
 
 impl KernelState {
-    /// What `ip`, `nft` and `/proc/sys` say now.
+    /// What `ip`, `nft` and `/proc/sys` say now, or as soon as no table is being replaced.
     ///
     /// # Errors
     /// Also when there is no device or no table.
     pub fn of(node: &Node) -> Result<Self> {
+        until(CONVERGENCE, "the guard table to be whole", || {
+            guard_table(node)
+        })?;
+        Self::read(node)
+    }
+
+    fn read(node: &Node) -> Result<Self> {
         let mut lines = device(node)?;
         lines.extend(routes(node)?);
         lines.extend(rules(node)?);
-        let table = until(CONVERGENCE, "the guard table to be whole", || {
-            guard_table(node)
-        })?;
-        lines.extend(table.lines().map(str::to_owned));
+        lines.extend(guard_table(node)?.lines().map(str::to_owned));
         Ok(Self { lines })
     }
 
@@ -79,7 +83,7 @@ impl KernelState {
     /// # Errors
     /// The difference.
     pub fn is_that_of(&self, node: &Node) -> Result<()> {
-        let now = Self::of(node)?;
+        let now = Self::read(node)?;
         let missing = difference(&self.lines, &now.lines);
         let added = difference(&now.lines, &self.lines);
         ensure!(

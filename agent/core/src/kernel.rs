@@ -242,7 +242,7 @@ pub struct GuardTable {
 /// One step from the observed to the desired state. Applied in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Replace the whole table, which is in force all the time.
+    /// Replace the whole table; one that is in force guards until this one does.
     InstallGuard(GuardTable),
     /// Create the TUN device (persistent), or attach to the one that exists.
     CreateDevice,

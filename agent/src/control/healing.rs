@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use podwire_core::damage::{Damage, damage};
-use podwire_core::kernel::Kernel;
+use podwire_core::kernel::{Guard, Kernel};
 use tracing::warn;
 
 use super::repeat_log::{RepeatLog, in_one_line};
@@ -14,7 +14,7 @@ use super::repeat_log::{RepeatLog, in_one_line};
 const SETTLING_TIME: Duration = Duration::from_millis(50);
 
 /// Least time between two repairs: with somebody who never stops, this node does not begin a race,
-/// nor with itself where a pass fails that changed something.
+/// nor with itself where a table is installed by halves.
 /// With the settling time it is well under the second in which repair is due.
 const REPAIR_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -23,7 +23,7 @@ const REPAIR_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Healing {
     /// The kernel state as this process left it; none before its first pass.
     left: Option<Kernel>,
-    /// When damage was last found, or a pass failed.
+    /// When damage was last found, or a table installed by halves.
     repaired: Option<Instant>,
     log: RepeatLog,
 }
@@ -46,8 +46,9 @@ impl Healing {
 
     /// A pass is over: it found this damage, left the kernel so, and `whole` or not.
     pub(super) fn passed(&mut self, left: Kernel, damage: &[Damage], whole: bool, now: Instant) {
+        let is_halved = !whole && left.guard == Guard::Altered;
         self.left = Some(left);
-        if !whole || !damage.is_empty() {
+        if is_halved || !damage.is_empty() {
             self.repaired = Some(now);
         }
         if damage.is_empty() {
@@ -79,8 +80,6 @@ impl Healing {
 
 #[cfg(test)]
 mod tests {
-    use podwire_core::kernel::Guard;
-
     use super::*;
 
     #[test]
@@ -94,6 +93,12 @@ mod tests {
         assert_eq!(healing.due(now), now + REPAIR_INTERVAL);
         let mut failing = Healing::default();
         failing.passed(Kernel::default(), &[], false, now);
+        assert_eq!(failing.due(now), now + SETTLING_TIME, "nothing was changed");
+        let halved = Kernel {
+            guard: Guard::Altered,
+            ..Kernel::default()
+        };
+        failing.passed(halved, &[], false, now);
         assert_eq!(failing.due(now), now + REPAIR_INTERVAL);
         let later = now + REPAIR_INTERVAL;
         assert_eq!(healing.due(later), later + SETTLING_TIME);

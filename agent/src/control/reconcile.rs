@@ -233,8 +233,10 @@ impl Agent {
             let done = self.apply(change).await;
             if matches!(change, Change::InstallGuard(_)) {
                 let is_unread = done.as_ref().is_err_and(is_guard_unread);
-                if done.is_err() {
-                    // What came of it is nobody else's damage.
+                // What came of a failure is nobody else's damage.
+                if is_unread {
+                    kernel.guard = Guard::Altered;
+                } else if done.is_err() {
                     kernel.guard = self.netlink.observe_guard();
                 }
                 // One guard is installed also where the other one cannot be; nothing else is.

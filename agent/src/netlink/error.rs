@@ -120,6 +120,12 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    /// The guard table was taken away, as often as it was installed.
+    #[error(
+        "the nftables table inet podwire is gone as soon as it is installed: something flushes \
+         nftables without end, find and stop it"
+    )]
+    GuardGone,
     /// The guard table was installed, and what the kernel made of it was not seen.
     #[error(
         "the nftables table inet podwire is in force and cannot be read back, so that a change of \

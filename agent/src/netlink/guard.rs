@@ -45,8 +45,8 @@ mod attribute {
     pub(super) const COUNTER_PACKETS: u16 = 2;
 }
 
-/// Packets that the guards stopped since the table was first installed, but for those that its
-/// standby stopped while it was replaced.
+/// Packets that the guards stopped since the table was first installed, but for some that they
+/// stopped while it was replaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GuardCounters {
     /// To the cluster's pod CIDRs, by a way that would have been plaintext.
@@ -70,64 +70,75 @@ type Fingerprint = Vec<Vec<u8>>;
 /// Why a table is not installed, or not known to be.
 #[derive(Debug)]
 pub(super) enum InstallError {
-    /// It is not in force. What was before still is, or the standby.
+    /// The kernel does not take it. What was in force before still is, or the standby.
     Refused(io::Error),
+    /// Somebody takes it away again and again.
+    Gone,
     /// It is in force, and was not seen, or not alone.
     Unread(io::Error),
 }
 
 /// Replaces the whole table; the counters go on from where they were.
 pub(super) fn install(table: &GuardTable) -> Result<Installed, InstallError> {
-    /// Somebody who flushes all tables takes them away between two transactions.
+    /// Somebody who flushes all tables may do so between two transactions, and more than once.
     const ATTEMPTS: usize = 5;
-    let mut installed = install_once(table);
-    for _ in 1..ATTEMPTS {
-        match installed {
-            Err(InstallError::Refused(error)) if error.kind() == io::ErrorKind::NotFound => {
-                installed = install_once(table);
-            }
+    for _ in 0..ATTEMPTS {
+        match install_once(table) {
+            Err(InstallError::Gone) => {}
             other => return other,
         }
     }
-    installed
+    Err(InstallError::Gone)
 }
 
 fn install_once(table: &GuardTable) -> Result<Installed, InstallError> {
-    let mut nftables = replace(table).map_err(InstallError::Refused)?;
+    let mut nftables = replace(table)?;
     // At once: what others change until then would be vouched for.
-    let read = consistent(&mut nftables);
+    let (generation, dumped) =
+        consistent(&mut nftables, fingerprint).map_err(InstallError::Unread)?;
+    // While it stands alone the standby stays.
+    let fingerprint = dumped.filter(has_rules).ok_or(InstallError::Gone)?;
     take_down(&mut nftables, STANDBY).map_err(InstallError::Unread)?;
-    let (generation, dumped) = read.map_err(InstallError::Unread)?;
-    let gone = || InstallError::Refused(io::ErrorKind::NotFound.into());
     Ok(Installed {
         table: table.clone(),
-        fingerprint: dumped.ok_or_else(gone)?,
+        fingerprint,
         generation,
     })
 }
 
-fn replace(table: &GuardTable) -> io::Result<Nftables> {
-    let mut nftables = Nftables::open()?;
-    let counted = read_counters(&mut nftables)?;
-    let in_force = in_force(&mut nftables)?;
+fn replace(table: &GuardTable) -> Result<Nftables, InstallError> {
+    let refused = InstallError::Refused;
+    let mut nftables = Nftables::open().map_err(refused)?;
+    let counted = read_counters(&mut nftables).map_err(refused)?;
+    let in_force = in_force(&mut nftables).map_err(refused)?;
     if in_force == InForce::Guard {
-        // One that was left admits what its agent was about to.
-        take_down(&mut nftables, STANDBY)?;
+        // Its sets must not change under its rules.
+        take_down(&mut nftables, STANDBY).map_err(refused)?;
     }
-    carry_out(&mut nftables, ruleset::replace(table, counted, in_force))?;
-    Ok(nftables)
+    let steps = ruleset::replace(table, counted, in_force);
+    match carry_out(&mut nftables, steps) {
+        // The kernel has all that such a table takes, as one is in force.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && in_force != InForce::Nothing => {
+            Err(InstallError::Gone)
+        }
+        Err(error) => Err(refused(error)),
+        Ok(()) => Ok(nftables),
+    }
 }
 
 /// All rules of a table come and go in one transaction.
 fn in_force(nftables: &mut Nftables) -> io::Result<InForce> {
-    let mut has_rules = |place| io::Result::Ok(!nftables.dump(&rules_of(place))?.is_empty());
-    Ok(if has_rules(GUARD)? {
-        InForce::Guard
-    } else if has_rules(STANDBY)? {
-        InForce::Standby
-    } else {
-        InForce::Nothing
-    })
+    let read = |nftables: &mut Nftables| {
+        let mut has_rules = |place| io::Result::Ok(!nftables.dump(&rules_of(place))?.is_empty());
+        Ok(if has_rules(GUARD)? {
+            InForce::Guard
+        } else if has_rules(STANDBY)? {
+            InForce::Standby
+        } else {
+            InForce::Nothing
+        })
+    };
+    consistent(nftables, read).map(|(_, in_force)| in_force)
 }
 
 /// Whether there was such a table.
@@ -171,7 +182,7 @@ pub(super) fn observe(installed: Option<&mut Installed>) -> io::Result<Guard> {
     let Some(installed) = installed else {
         return Ok(Guard::Altered);
     };
-    let (generation, dumped) = consistent(&mut nftables)?;
+    let (generation, dumped) = consistent(&mut nftables, fingerprint)?;
     let is_alone = table(&mut nftables, STANDBY)?.is_none();
     Ok(
         if is_alone && dumped.as_ref() == Some(&installed.fingerprint) {
@@ -196,22 +207,34 @@ pub(super) fn remove() -> io::Result<bool> {
     Ok(guard || standby)
 }
 
-/// A fingerprint that no change of any table came between, and its generation.
-fn consistent(nftables: &mut Nftables) -> io::Result<(u32, Option<Fingerprint>)> {
+/// What is read while no table changes, and its generation.
+fn consistent<T>(
+    nftables: &mut Nftables,
+    read: impl Fn(&mut Nftables) -> io::Result<T>,
+) -> io::Result<(u32, T)> {
     /// Changes of other tables come in bursts, of some milliseconds between them.
     const ATTEMPTS: usize = 20;
     for _ in 0..ATTEMPTS {
         let before = nftables.generation()?;
-        let dumped = match fingerprint(nftables) {
+        let read = match read(nftables) {
             // Removed between two of the dumps.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
         };
         if nftables.generation()? == before {
-            return Ok((before, dumped));
+            return Ok((before, read));
         }
     }
     Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// What a rule begins with in a fingerprint.
+const RULE: &str = "rule";
+
+fn has_rules(fingerprint: &Fingerprint) -> bool {
+    fingerprint
+        .iter()
+        .any(|entry| entry.starts_with(RULE.as_bytes()))
 }
 
 fn fingerprint(nftables: &mut Nftables) -> io::Result<Option<Fingerprint>> {
@@ -241,7 +264,7 @@ fn fingerprint(nftables: &mut Nftables) -> io::Result<Option<Fingerprint>> {
     }
     for (position, rule) in nftables.dump(&rules_of(GUARD))?.iter().enumerate() {
         // The order of the rules counts, that of the dump of all else does not.
-        let place = format!("rule {position:4}");
+        let place = format!("{RULE} {position:4}");
         print.push(stable(&place, rule, &[RULE_HANDLE, RULE_POSITION]));
     }
     let objects = NfTablesMessage::GetObject(vec![text(OBJECT_TABLE, GUARD.name)]);

@@ -317,6 +317,7 @@ impl Netlink {
                 Ok(())
             }
             Err(InstallError::Refused(source)) => Err(Error::guard("install", source)),
+            Err(InstallError::Gone) => Err(Error::GuardGone),
             Err(InstallError::Unread(source)) => {
                 self.installed = None;
                 Err(Error::GuardUnread { source })

@@ -319,7 +319,7 @@ impl Table {
     }
 
     fn chain(self, chain: &Chain) -> NfTablesMessage {
-        // Between translations of others at the same priority, either has the same place.
+        // The newest at one priority is asked first: ours stays before those of others there.
         let lag = if chain.kind == "nat" { 0 } else { self.lag };
         let priority = chain.priority + lag;
         let attributes = vec![
