@@ -15,7 +15,7 @@ use std::io;
 
 use netlink_packet_netfilter::nftables::{
     ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementList,
-    SetElementMessage, SetMessage, TableAttribute, TableMessage,
+    SetElementMessage, SetMessage,
 };
 use podwire_core::kernel::{Guard, GuardTable};
 use rtnetlink::packet_core::DefaultNla;
@@ -159,8 +159,7 @@ fn carry_out(
 }
 
 fn table(nftables: &mut Nftables, place: Table) -> io::Result<Option<Dumped>> {
-    let attributes = vec![TableAttribute::Name(place.name.to_owned())];
-    nftables.get(NfTablesMessage::GetTable(TableMessage { attributes }))
+    nftables.get(NfTablesMessage::GetTable(place.message()))
 }
 
 fn rules_of(place: Table) -> NfTablesMessage {

@@ -312,7 +312,7 @@ pub(super) fn name(set: &str, family: Family) -> String {
 }
 
 impl Table {
-    fn message(self) -> TableMessage {
+    pub(super) fn message(self) -> TableMessage {
         TableMessage {
             attributes: vec![TableAttribute::Name(self.name.to_owned())],
         }

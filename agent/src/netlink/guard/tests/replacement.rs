@@ -262,12 +262,12 @@ fn who_flushes_all_tables_meanwhile_hinders_no_replacement() {
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
+                let _ended = Ended(&over);
                 node.run(|| {
                     for _ in 0..FLUSHES {
                         nft("flush ruleset");
                     }
                 });
-                over.store(true, Ordering::Relaxed);
             });
             while !over.load(Ordering::Relaxed) {
                 match node.run(install) {
